@@ -1,0 +1,168 @@
+"""
+The groups of settings that ``connect()`` takes, and what a dialect can do: frozen values, validated when made.
+
+Durations are seconds, sizes bytes, and every bound is a pair (messages, bytes). Nothing here acts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+import tenacity
+
+
+def _positive(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+        raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be a number above 0")
+
+
+def _not_negative(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
+        raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be a number, 0 or above")
+
+
+def _one_of(*allowed: str) -> Any:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value not in allowed:
+            raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be one of {', '.join(map(repr, allowed))}")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class Retry:
+    """
+    When to try again.
+
+    Attributes:
+        wait: A tenacity wait object: the *ceiling* of the delay before attempt n; the delay is drawn uniformly from 0 to it
+            (full jitter). Default: 0.5 s doubling to 30 s.
+        stop: A tenacity stop object over attempts and the seconds since the last stable time, or None: for ever.
+        stable_after: Seconds that a connection must have been up, with one ack or answered ping after it, before the backoff
+            starts anew.
+        connect_timeout: Seconds for one attempt (name, TCP, TLS, upgrade, welcome); grows with the attempts to
+            ``max_connect_timeout``.
+        max_connect_timeout: Its ceiling.
+        max_spread: Longest window in seconds over which the first attempt after a loss is spread on a server's advice.
+    """
+
+    wait: tenacity.wait.wait_base = attrs.field(factory=lambda: tenacity.wait_exponential(multiplier=0.5, max=30.0))
+    stop: tenacity.stop.stop_base | None = None
+    stable_after: float = attrs.field(default=30.0, validator=_not_negative)
+    connect_timeout: float = attrs.field(default=10.0, validator=_positive)
+    max_connect_timeout: float = attrs.field(default=60.0, validator=_positive)
+    max_spread: float = attrs.field(default=30.0, validator=_not_negative)
+
+
+@attrs.frozen(kw_only=True)
+class Failover:
+    """
+    How another endpoint is reached.
+
+    Attributes:
+        eject_after: Consecutive failures after which an endpoint is left out for a while.
+        ejection: Seconds of the first ejection; grows with each one.
+        max_ejection: Its ceiling.
+    """
+
+    eject_after: int = attrs.field(default=3, validator=_positive)
+    ejection: float = attrs.field(default=5.0, validator=_positive)
+    max_ejection: float = attrs.field(default=60.0, validator=_positive)
+
+
+@attrs.frozen(kw_only=True)
+class Keepalive:
+    """
+    When to ping and when to give a silent peer up.
+
+    Attributes:
+        interval: Seconds of silence before a ping; None: what the server's welcome says, else 20.
+        timeout: Seconds without any frame, after a ping was due, until the connection counts as lost; None: what the
+            welcome says, else 20.
+        min_timeout: Floor of it: 1 s.
+    """
+
+    interval: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    min_timeout: float = attrs.field(default=1.0, validator=_positive)
+
+
+@attrs.frozen(kw_only=True)
+class Outbox:
+    """
+    Bounds of what is accepted from the application and not yet acked.
+
+    Attributes:
+        max_messages: At most this many messages.
+        max_bytes: At most this many payload bytes (a single larger message is accepted only into an empty outbox).
+        policy: What ``send()`` does when it is full: ``block`` (for ``send_timeout`` seconds, then OutboxFull), ``raise``,
+            ``drop_oldest`` (never one that was written to a connection) or ``drop_newest``; every drop is an event.
+        send_timeout: Seconds that ``block`` waits.
+        indefinite: What happens to unacked messages that the server may or may not have stored long ago (rule 11):
+            ``resend`` (reported) or ``raise`` (their receipts fail).
+    """
+
+    max_messages: int = attrs.field(default=10_000, validator=_positive)
+    max_bytes: int = attrs.field(default=64 << 20, validator=_positive)
+    policy: Literal["block", "raise", "drop_oldest", "drop_newest"] = attrs.field(
+        default="block", validator=_one_of("block", "raise", "drop_oldest", "drop_newest")
+    )
+    send_timeout: float = attrs.field(default=30.0, validator=_not_negative)
+    indefinite: Literal["resend", "raise"] = attrs.field(default="resend", validator=_one_of("resend", "raise"))
+
+
+@attrs.frozen(kw_only=True)
+class Inbox:
+    """
+    Bounds of what is received and not yet taken by the application; the credit that the server gets equals them.
+
+    Attributes:
+        max_messages: At most this many messages.
+        max_bytes: At most this many payload bytes; must be at least ``Wire.max_message``.
+        ack: ``auto`` (when the same thread asks for its next message) or ``manual`` (``message.ack()``).
+        max_deliveries: How often a message whose ``decoder`` fails is tried before it goes to ``dead_letter``.
+        ack_delay: Seconds after which an unsent ack or credit is sent at the latest.
+    """
+
+    max_messages: int = attrs.field(default=1_024, validator=_positive)
+    max_bytes: int = attrs.field(default=16 << 20, validator=_positive)
+    ack: Literal["auto", "manual"] = attrs.field(default="auto", validator=_one_of("auto", "manual"))
+    max_deliveries: int = attrs.field(default=3, validator=_positive)
+    ack_delay: float = attrs.field(default=0.1, validator=_not_negative)
+
+
+@attrs.frozen(kw_only=True)
+class Wire:
+    """
+    What may cross the wire.
+
+    Attributes:
+        max_message: Largest message in bytes, both directions (the server's own limit may be lower).
+        allow_plaintext: Permit ``ws://`` to other hosts than loopback.
+        family: ``socket.AF_INET`` or ``AF_INET6`` to use one address family only, 0 for both.
+        write_timeout: Seconds that written bytes may wait for the kernel before the connection counts as dead.
+    """
+
+    max_message: int = attrs.field(default=1 << 20, validator=_positive)
+    allow_plaintext: bool = False
+    family: int = 0
+    write_timeout: float = attrs.field(default=20.0, validator=_positive)
+
+
+@attrs.frozen(kw_only=True)
+class Capabilities:
+    """
+    What a dialect's protocol can do.
+
+    Attributes:
+        positions: Messages have offsets, so that gaps are seen.
+        acks: The server confirms what was sent.
+        credit: The client grants what may be sent to it.
+        resume: A session goes on over another connection.
+    """
+
+    positions: bool
+    acks: bool
+    credit: bool
+    resume: bool
