@@ -1,0 +1,246 @@
+"""
+From an endpoint to a connected socket: name, TCP, TLS, all inside one deadline.
+
+Nothing of HTTP or WebSocket is known here: the upgrade is upgrade.py's. Every address of a name is tried; the next one
+starts 250 ms after the one before it without waiting for that to fail, IPv6 and IPv4 in turn (RFC 8305), so one
+black-holed address does not eat the time of the others. Sockets that leave this module are non-blocking.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import queue
+import selectors
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+
+import attrs
+
+from resilient_ws.dialling import Endpoint
+from resilient_ws.exceptions import ConnectTimeout, HandshakeRejected, NoEndpoint
+
+#: Seconds between the start of one address and of the next.
+STAGGER = 0.25
+#: How often a dial looks whether it was cancelled.
+_GLANCE = 0.1
+_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+_USER_TIMEOUT_MS = 30_000
+
+Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+
+
+@attrs.define
+class Deadline:
+    """
+    The total time of one dial, and whether somebody has called it off.
+
+    Attributes:
+        at: Monotonic instant at which it is over.
+        cancelled: Looked at ten times a second.
+        stage: What the dial is doing, for the error's text.
+    """
+
+    at: float
+    cancelled: Callable[[], bool]
+    where: str
+    stage: str = "resolving the name"
+
+    def remaining(self) -> float:
+        """
+        Give the seconds left, always above 0.
+
+        Raises:
+            ConnectTimeout: nothing is left, or the dial was cancelled.
+        """
+        if self.cancelled():
+            raise ConnectTimeout(f"{self.where}: the attempt was called off while {self.stage}")
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise ConnectTimeout(
+                f"{self.where}: connect_timeout passed while {self.stage}; raise it or try another endpoint"
+            )
+        return left
+
+    def wait(self, sock: socket.socket, event: int) -> None:
+        """Wait until the socket is ready; raises as :meth:`remaining` does."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(sock, event)
+            while not selector.select(min(self.remaining(), _GLANCE)):
+                pass
+
+
+# -- name, TCP, TLS ---------------------------------------------------------------------------------------------------
+
+
+def resolve(endpoint: Endpoint, family: int, deadline: Deadline) -> list[Address]:
+    """
+    Look up every address of a host, IPv6 and IPv4 in turn.
+
+    The lookup runs in a daemon thread of its own: it cannot be interrupted, and may take longer than anybody waits.
+
+    Raises:
+        NoEndpoint: the name has no address.
+        ConnectTimeout: the deadline passed first.
+    """
+    answer: queue.SimpleQueue[list[Address] | OSError | UnicodeError] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            found = socket.getaddrinfo(endpoint.host, endpoint.port, family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            answer.put([(info[0], info[4]) for info in found])  # type: ignore[misc]
+        except (OSError, UnicodeError) as error:
+            answer.put(error)
+
+    threading.Thread(target=look_up, name="resilient_ws-resolve", daemon=True).start()
+    while True:
+        try:
+            result = answer.get(timeout=min(deadline.remaining(), _GLANCE))
+            break
+        except queue.Empty:
+            continue
+    if isinstance(result, Exception) or not result:
+        raise NoEndpoint(f"{endpoint}: the name has no address ({result or 'empty answer'})")
+    six = [address for address in result if address[0] == socket.AF_INET6]
+    four = [address for address in result if address[0] != socket.AF_INET6]
+    if result[0][0] != socket.AF_INET6:
+        six, four = four, six
+    return [address for pair in itertools.zip_longest(six, four) for address in pair if address is not None]
+
+
+@attrs.define
+class _Race:
+    """The TCP connects of one dial that are under way."""
+
+    selector: selectors.BaseSelector
+    failures: list[str] = attrs.field(factory=list)
+
+    def start(self, address: Address) -> None:
+        family, where = address
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            self.failures.append(str(error))
+            return
+        try:
+            sock.setblocking(False)
+            sock.connect(where)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            sock.close()
+            self.failures.append(f"{where[0]}: {error.strerror or error}")
+            return
+        self.selector.register(sock, selectors.EVENT_WRITE, where)
+
+    def wait(self, timeout: float) -> socket.socket | None:
+        for key, _ in self.selector.select(timeout):
+            sock = key.fileobj
+            assert isinstance(sock, socket.socket)
+            self.selector.unregister(sock)
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if not error:
+                return sock
+            sock.close()
+            self.failures.append(f"{key.data[0]}: {os.strerror(error)}")
+        return None
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.selector.get_map()
+
+    def close(self) -> None:
+        for key in list(self.selector.get_map().values()):
+            assert isinstance(key.fileobj, socket.socket)
+            key.fileobj.close()
+        self.selector.close()
+
+
+def connect(endpoint: Endpoint, family: int, deadline: Deadline) -> socket.socket:
+    """
+    Reach the first address of the endpoint that answers.
+
+    Raises:
+        NoEndpoint: no name, or every address refused or is unreachable.
+        ConnectTimeout: the deadline passed first.
+    """
+    waiting = resolve(endpoint, family, deadline)
+    deadline.stage = "connecting by TCP"
+    race = _Race(selectors.DefaultSelector())
+    next_at = 0.0
+    try:
+        while waiting or not race.is_idle:
+            now = time.monotonic()
+            if waiting and (now >= next_at or race.is_idle):
+                race.start(waiting.pop(0))
+                next_at = now + STAGGER
+            sock = race.wait(min(deadline.remaining(), _GLANCE, max(next_at - now, 0.0) if waiting else _GLANCE))
+            if sock is not None:
+                _tune(sock)
+                return sock
+        raise NoEndpoint(f"{endpoint}: no address answered ({'; '.join(race.failures)})")
+    finally:
+        race.close()
+
+
+def _tune(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (*_KEEPALIVE, ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MS)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+@functools.cache
+def default_context() -> ssl.SSLContext:
+    """
+    Give the process's one TLS context: system authorities, names checked, TLS 1.2 or newer.
+
+    Built by hand: ``ssl.create_default_context`` would write the session's keys to ``SSLKEYLOGFILE``.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    return context
+
+
+def wrap_tls(
+    sock: socket.socket, endpoint: Endpoint, context: ssl.SSLContext | None, deadline: Deadline
+) -> ssl.SSLSocket:
+    """
+    Speak TLS on a connected socket and check who answers, before a header leaves.
+
+    Raises:
+        HandshakeRejected: the certificate is not good (not retryable), or TLS was not spoken (retryable).
+        ConnectTimeout: the deadline passed first.
+    """
+    deadline.stage = "speaking TLS"
+    tls = (context or default_context()).wrap_socket(sock, server_hostname=endpoint.host, do_handshake_on_connect=False)
+    try:
+        while True:
+            try:
+                tls.do_handshake()
+                return tls
+            except ssl.SSLWantReadError:
+                deadline.wait(tls, selectors.EVENT_READ)
+            except ssl.SSLWantWriteError:
+                deadline.wait(tls, selectors.EVENT_WRITE)
+    except ssl.SSLCertVerificationError as error:
+        tls.close()
+        raise HandshakeRejected(
+            f"{endpoint}: the server's certificate was refused ({error.verify_message}); nothing was sent. "
+            f"For an own authority pass ssl= with a context that trusts it",
+            retryable=False,
+        ) from None
+    except OSError as error:
+        tls.close()
+        raise HandshakeRejected(f"{endpoint}: no TLS session ({error.strerror or type(error).__name__})") from None
+    except BaseException:
+        tls.close()
+        raise

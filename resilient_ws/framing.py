@@ -1,0 +1,211 @@
+"""
+Received bytes to whole messages: the RFC 6455 rules for what a server may send, checked at the header.
+
+Pure: no socket, no clock, no lock. A frame that breaks a rule, or that announces more than ``max_message``, is refused
+when its header is read, so nothing is allocated for it. Whole unfragmented messages are sliced out of one large read
+in one pass. Frames out are built elsewhere (transport.py), by websocket-client. So are none of the frames in: joining
+many small fragments with ``bytes +=``, as that library does, takes time that grows with the square of their number.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+Message = str | bytes
+
+TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+_FIN_TEXT, _FIN_BINARY = 0x80 | TEXT, 0x80 | BINARY
+
+#: Codes below 3000 that RFC 6455 and its registry allow in a close frame.
+_REGISTERED_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
+
+
+class _Refused(Exception):
+    """A rule was broken; becomes Decoder.failure and never leaves this module."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+def is_close_code(code: int) -> bool:
+    """Tell whether a close frame may carry this code."""
+    return code in _REGISTERED_CLOSE_CODES or 3000 <= code <= 4999
+
+
+def parse_close(payload: bytes) -> tuple[int, str]:
+    """
+    Read the payload of a close frame.
+
+    Returns:
+        Code and reason; 1005 where the frame was empty.
+
+    Raises:
+        _Refused: for a bad code or one byte.
+        UnicodeDecodeError: for a reason that is not UTF-8.
+    """
+    if not payload:
+        return 1005, ""
+    if len(payload) == 1:
+        raise _Refused(1002, "close frame of one byte")
+    code = int.from_bytes(payload[:2], "big")
+    if not is_close_code(code):
+        raise _Refused(1002, f"close code {code} is not allowed in a frame")
+    return code, payload[2:].decode("utf-8")
+
+
+@attrs.define
+class Decoder:
+    """
+    Cut the bytes of one connection into messages; keeps at most one unfinished message.
+
+    Attributes:
+        max_message: Largest message in bytes; one frame and the sum of fragments are both held to it.
+        ping: Payload of the newest ping since somebody set this to None.
+        pong: Payload of the newest pong since somebody set this to None.
+        closed: Code and reason of the close frame; everything behind it is ignored.
+        failure: Close code and text of the first broken rule; everything behind it is ignored.
+    """
+
+    max_message: int
+    ping: bytes | None = None
+    pong: bytes | None = None
+    closed: tuple[int, str] | None = None
+    failure: tuple[int, str] | None = None
+    _rest: bytearray = attrs.field(factory=bytearray, init=False)
+    _needed: int = attrs.field(default=0, init=False)
+    _fragments: bytearray | None = attrs.field(default=None, init=False)
+    _fragments_opcode: int = attrs.field(default=0, init=False)
+
+    @property
+    def is_over(self) -> bool:
+        """Say that a close frame or a broken rule has ended the stream of messages."""
+        return self.closed is not None or self.failure is not None
+
+    @property
+    def has_partial(self) -> bool:
+        """Say that part of a frame or of a fragmented message is kept."""
+        return bool(self._rest) or self._fragments is not None
+
+    def feed(self, data: bytes) -> list[Message]:
+        """
+        Take what one read gave; look at ``failure``, ``closed``, ``ping`` and ``pong`` afterwards.
+
+        Returns:
+            The messages that are whole now, in order.
+        """
+        messages: list[Message] = []
+        if self.is_over:
+            return messages
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._needed:
+                return messages
+            data = bytes(self._rest)
+            self._rest.clear()
+        try:
+            done = self._cut(data, messages)
+        except _Refused as refused:
+            self.failure = (refused.code, refused.reason)
+        except UnicodeDecodeError as error:
+            self.failure = (1007, f"text that is not UTF-8 at byte {error.start}")
+        if self.failure is not None:
+            self._fragments = None
+            return messages
+        if not self.is_over and done < len(data):
+            self._rest += data[done:] if done else data
+        return messages
+
+    def _cut(self, data: bytes, messages: list[Message]) -> int:
+        # The one hot loop of the inbound path: a whole message costs two index reads, a slice and an append.
+        position, end, limit = 0, len(data), self.max_message
+        append = messages.append
+        self._needed = 0
+        while end - position >= 2:
+            first, length = data[position], data[position + 1]
+            start = position + 2
+            if length > 125 or first & 0x7F not in (TEXT, BINARY):
+                start, length = self._check(data, position, first, length)
+                if start > end:
+                    break
+            stop = start + length
+            if length > limit and not first & 0x08:
+                raise _Refused(1009, f"frame of {length} bytes, at most {limit} are taken")
+            if stop > end:
+                self._refuse_interleaved(first)
+                self._needed = stop - position
+                break
+            if first == _FIN_TEXT and self._fragments is None:
+                append(data[start:stop].decode())
+            elif first == _FIN_BINARY and self._fragments is None:
+                append(data[start:stop])
+            else:
+                self._take(first, data[start:stop], messages)
+                if self.closed is not None:
+                    return end
+            position = stop
+        return position
+
+    def _check(self, data: bytes, position: int, first: int, length: int) -> tuple[int, int]:
+        """
+        Hold the header of a frame against the rules; the length may not be there yet.
+
+        Returns:
+            Where the payload starts and its length; a start behind the end of data where the header is not whole.
+        """
+        opcode = first & 0x0F
+        if first & 0x70:
+            raise _Refused(1002, "reserved bit set, no extension was agreed")
+        if opcode not in (0, TEXT, BINARY, CLOSE, PING, PONG):
+            raise _Refused(1002, f"reserved opcode {opcode}")
+        if length & 0x80:
+            raise _Refused(1002, "masked frame from the server")
+        if opcode >= CLOSE and (length > 125 or not first & 0x80):
+            raise _Refused(1002, "control frame that is fragmented or longer than 125 bytes")
+        if length < 126:
+            self._refuse_overflow(opcode, length)
+            return position + 2, length
+        start = position + (4 if length == 126 else 10)
+        if start > len(data):
+            self._needed = start - position
+            return start, 0
+        length = int.from_bytes(data[position + 2 : start], "big")
+        if length >> 63:
+            raise _Refused(1002, "frame length with the top bit set")
+        self._refuse_overflow(opcode, length)
+        return start, length
+
+    def _refuse_overflow(self, opcode: int, length: int) -> None:
+        if opcode == 0 and self._fragments is not None and len(self._fragments) + length > self.max_message:
+            raise _Refused(1009, f"fragments of more than {self.max_message} bytes")
+
+    def _refuse_interleaved(self, first: int) -> None:
+        # Also called for a frame that is not whole yet: what can be refused at the header is.
+        opcode = first & 0x0F
+        if opcode == 0 and self._fragments is None:
+            raise _Refused(1002, "continuation without a start")
+        if opcode in (TEXT, BINARY) and self._fragments is not None:
+            raise _Refused(1002, "new message inside a fragmented one")
+
+    def _take(self, first: int, payload: bytes, messages: list[Message]) -> None:
+        opcode = first & 0x0F
+        if opcode == PING:
+            self.ping = payload
+        elif opcode == PONG:
+            self.pong = payload
+        elif opcode == CLOSE:
+            self.closed = parse_close(payload)
+        else:
+            self._refuse_interleaved(first)
+            self._join(first, opcode, payload, messages)
+
+    def _join(self, first: int, opcode: int, payload: bytes, messages: list[Message]) -> None:
+        if self._fragments is None:
+            self._fragments = bytearray()
+            self._fragments_opcode = opcode
+        self._fragments += payload
+        if not first & 0x80:
+            return
+        whole, self._fragments = self._fragments, None
+        messages.append(whole.decode("utf-8") if self._fragments_opcode == TEXT else bytes(whole))

@@ -1,0 +1,382 @@
+"""
+One WebSocket connection by websocket-client, on a guarded socket of ours; the only importer of ``websocket``.
+
+``dial`` blocks, inside one deadline, and belongs in a short thread. After it nothing blocks: a selector says when to
+call ``receive`` and ``flush``. One thread may receive while another writes. No thread lives here, and no session: what
+the messages mean is a dialect's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import websocket
+
+from resilient_ws.connecting import Deadline, connect, wrap_tls
+from resilient_ws.dialling import DialOptions, Endpoint, check_url
+from resilient_ws.exceptions import ConnectionLost, HandshakeRejected
+from resilient_ws.framing import BINARY, CLOSE, PING, PONG, TEXT, Decoder, is_close_code
+from resilient_ws.upgrade import GuardedSocket, Headers, classify_status
+
+__all__ = ["DialOptions", "Endpoint", "Transport", "check_url", "classify_status", "dial"]
+
+#: Size of one read. A TLS record holds 16 KiB at most, so a read of this size leaves nothing pending in OpenSSL.
+READ_SIZE = 64 << 10
+_TLS_RECORD = 16 << 10
+#: How much is handed to one ``send``; on TLS a piece that was refused must be offered again unchanged.
+_PIECE = 64 << 10
+
+_create_frame = websocket.ABNF.create_frame
+
+
+def dial(url: str, options: DialOptions, cancelled: Callable[[], bool] = lambda: False) -> Transport:
+    """
+    Resolve, connect, wrap in TLS and upgrade, within ``options.connect_timeout`` seconds in all.
+
+    Args:
+        url: A ``wss://`` URL, or ``ws://`` as :func:`check_url` allows it.
+        options: How.
+        cancelled: Looked at ten times a second; when it says True the dial ends with ConnectTimeout.
+
+    Returns:
+        An upgraded connection; the caller must call ``release`` when no thread uses it any more.
+
+    Raises:
+        ValueError: the URL must not be dialled.
+        ConnectTimeout: the time passed, or the dial was cancelled.
+        NoEndpoint: no address answered.
+        HandshakeRejected: TLS or the upgrade failed.
+        AccessDenied: 401 or 403.
+    """
+    endpoint = check_url(url, allow_plaintext=options.allow_plaintext)
+    deadline = Deadline(time.monotonic() + options.connect_timeout, cancelled, str(endpoint))
+    sock = connect(endpoint, options.family, deadline)
+    try:
+        peer = sock.getpeername()
+        if endpoint.secure:
+            sock = wrap_tls(sock, endpoint, options.ssl, deadline)
+        guard = GuardedSocket(sock, endpoint, options, deadline)
+        _upgrade(guard)
+    except BaseException:
+        sock.close()
+        raise
+    return Transport(guard, f"{peer[0]}:{peer[1]}", options.max_message)
+
+
+def _upgrade(guard: GuardedSocket) -> None:
+    # A fixed name in place of the host keeps the library's process-wide cookie jar empty for us; with the secrets left
+    # out, its trace log has nothing to tell. The guard puts the real ones in.
+    library: Any = websocket.WebSocket(enable_multithread=False)
+    try:
+        library.connect(
+            "ws://upgrade.invalid/",
+            socket=guard,
+            host=guard.endpoint.authority,
+            suppress_origin=True,
+            subprotocols=list(guard.options.subprotocols),
+            redirect_limit=0,
+        )
+    except Exception as error:
+        if guard.failure is not None:
+            raise guard.failure from None
+        raise HandshakeRejected(f"{guard.endpoint}: the upgrade failed ({type(error).__name__})") from None
+
+
+class Transport:
+    """
+    An upgraded connection.
+
+    Attributes:
+        subprotocol: The one that the server chose, or None where none was offered.
+        headers: Of the server's 101, names in lower case, every Set-Cookie apart.
+        peer: Address and port of the other side.
+        last_pong: Payload of the newest pong.
+        bytes_received: Read since the upgrade, frames' headers included, TLS not.
+        bytes_sent: Written since the upgrade, likewise.
+    """
+
+    def __init__(self, guard: GuardedSocket, peer: str, max_message: int) -> None:
+        self.subprotocol = guard.subprotocol
+        self.headers: Headers = guard.headers
+        self.peer = peer
+        self.last_pong: bytes | None = None
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self._sock = guard.sock
+        self._is_tls = isinstance(guard.sock, ssl.SSLSocket)
+        self._decoder = Decoder(max_message)
+        self._early = guard.rest
+        self._lost: ConnectionLost | None = None
+        # Guards everything below, and on TLS the socket itself: OpenSSL objects take one thread at a time.
+        self._lock = threading.Lock()
+        self._out = _Outgoing()
+        self._sent_close: tuple[int, str] | None = None
+        self._is_half_closed = False
+        self._write_error: str | None = None
+
+    def fileno(self) -> int:
+        """Give the file descriptor for a selector; -1 after ``release``."""
+        return self._sock.fileno()
+
+    # -- receiving
+
+    @property
+    def has_buffered(self) -> bool:
+        """Say that ``receive`` has something to give or to raise without another byte from the network."""
+        if self._lost is not None or self._early:
+            return True
+        if not isinstance(self._sock, ssl.SSLSocket):
+            return False
+        with self._lock:
+            return self._sock.fileno() >= 0 and self._sock.pending() > 0
+
+    def receive(self) -> list[str | bytes]:
+        """
+        Read once, without waiting, and give every message that is whole.
+
+        Returns:
+            Messages in order; empty where none is whole yet.
+
+        Raises:
+            ConnectionLost: the connection is over; what was received before has been returned by earlier calls.
+        """
+        if self._lost is not None:
+            raise self._lost
+        data = self._read()
+        if data is None:
+            return []
+        self.bytes_received += len(data)
+        decoder = self._decoder
+        messages = decoder.feed(data)
+        if not data:
+            self._lost = self._ended("the server closed the TCP connection without a close frame")
+        elif decoder.ping is not None or decoder.pong is not None or decoder.is_over:
+            self._answer(decoder)
+        if self._lost is not None and not messages:
+            raise self._lost
+        return messages
+
+    def _read(self) -> bytes | None:
+        if self._early:
+            data, self._early = self._early, b""
+            return data
+        try:
+            if not self._is_tls:
+                return self._sock.recv(READ_SIZE)
+            with self._lock:
+                return self._read_records()
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except (OSError, ValueError) as error:
+            self._lost = self._ended(f"the connection broke ({_name(error)})")
+            raise self._lost from None
+
+    def _read_records(self) -> bytes:
+        # One TLS read gives one record; a full one is seldom alone.
+        data = self._sock.recv(READ_SIZE)
+        if len(data) < _TLS_RECORD:
+            return data
+        records = [data]
+        with contextlib.suppress(OSError):
+            while len(data) == _TLS_RECORD and len(records) * _TLS_RECORD < READ_SIZE:
+                data = self._sock.recv(READ_SIZE)
+                records.append(data)
+        return b"".join(records)
+
+    def _answer(self, decoder: Decoder) -> None:
+        if decoder.pong is not None:
+            self.last_pong, decoder.pong = decoder.pong, None
+        with self._lock:
+            if decoder.ping is not None and self._sent_close is None:
+                self._out.urgent(PONG, _frame(decoder.ping, PONG))
+            decoder.ping = None
+            if decoder.failure is not None:
+                self._queue_close(*decoder.failure)
+            elif decoder.closed is not None:
+                self._queue_close(decoder.closed[0], "")
+            with contextlib.suppress(ConnectionLost):
+                self._push()
+        if decoder.failure is not None:
+            self._lost = self._ended(f"the server broke RFC 6455: {decoder.failure[1]}")
+        elif decoder.closed is not None:
+            self._lost = self._ended("the server closed the connection")
+
+    def _ended(self, what: str) -> ConnectionLost:
+        rcvd, sent = self._decoder.closed, self._sent_close
+        code, reason = rcvd or sent or (1006, "")
+        reason = "".join(char for char in reason if char.isprintable())
+        text = f"{self.peer}: {what} (close code {code})"
+        return ConnectionLost(text, code=code, reason=reason, rcvd=rcvd, sent=sent)
+
+    # -- writing
+
+    @property
+    def wants_write(self) -> bool:
+        """Say that something is left to write; call ``flush`` when the selector says writable."""
+        return self._out.size > 0 and self._write_error is None
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Count the bytes that were accepted and not yet handed to the system."""
+        return self._out.size
+
+    def write(self, messages: Sequence[str | bytes]) -> bool:
+        """
+        Frame the messages, each a text or a binary one, and send what goes out without waiting.
+
+        Returns:
+            True when all is out; False when ``flush`` must be called later. Everything is kept, in order.
+
+        Raises:
+            ConnectionLost: the connection is dead or closing; whether earlier messages arrived is not known.
+        """
+        frames = b"".join([_frame(message, TEXT if isinstance(message, str) else BINARY) for message in messages])
+        with self._lock:
+            if self._sent_close is not None:
+                raise self._ended("nothing can be written after our close frame")
+            self._out.append(frames)
+            return self._push()
+
+    def flush(self) -> bool:
+        """
+        Write what is left, without waiting.
+
+        Returns:
+            True when nothing is left.
+
+        Raises:
+            ConnectionLost: the connection is dead.
+        """
+        with self._lock:
+            return self._push()
+
+    def ping(self, payload: bytes = b"") -> None:
+        """
+        Send a WebSocket ping, before what waits; an earlier one that is not out yet is replaced.
+
+        The answer shows in ``last_pong``. A dead connection shows in ``flush`` and ``receive``.
+        """
+        if len(payload) > 125:
+            raise ValueError(f"a ping carries at most 125 bytes, not {len(payload)}")
+        with self._lock:
+            if self._sent_close is None:
+                self._out.urgent(PING, _frame(payload, PING))
+                with contextlib.suppress(ConnectionLost):
+                    self._push()
+
+    def _push(self) -> bool:
+        if self._write_error is not None:
+            raise self._ended(self._write_error)
+        try:
+            while piece := self._out.piece():
+                sent = self._sock.send(piece)
+                self.bytes_sent += sent
+                self._out.advance(sent)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except (OSError, ValueError) as error:
+            # Nobody knows how much of the last frame is out: nothing may follow it.
+            self._write_error = f"the connection broke in a write ({_name(error)})"
+            raise self._ended(self._write_error) from None
+        if self._sent_close is not None and not self._is_half_closed:
+            self._is_half_closed = True
+            self._shutdown(socket.SHUT_WR)
+        return True
+
+    # -- ending
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """
+        Queue a close frame behind what waits; never blocks.
+
+        When the frame is out our side of the TCP connection is shut. Go on calling ``flush`` while ``wants_write``, and
+        ``receive`` until it raises; a server that never answers needs a deadline and ``shut``.
+
+        Args:
+            code: 1000, or another that a close frame may carry.
+            reason: Cut to 123 bytes of UTF-8.
+        """
+        if not is_close_code(code):
+            raise ValueError(f"{code} is not a code that a close frame may carry")
+        with self._lock:
+            self._queue_close(code, reason)
+            with contextlib.suppress(ConnectionLost):
+                self._push()
+
+    def _queue_close(self, code: int, reason: str) -> None:
+        if self._sent_close is not None:
+            return
+        text = reason.encode("utf-8", "replace")[:123].decode("utf-8", "ignore")
+        self._sent_close = (code, text)
+        # 1005 is what we call an empty close frame; its answer is empty too.
+        payload = b"" if code == 1005 else code.to_bytes(2, "big") + text.encode()
+        self._out.append(_frame(payload, CLOSE))
+
+    def shut(self) -> None:
+        """End the connection at once; safe, and wakes a selector, while other threads use it."""
+        self._shutdown(socket.SHUT_RDWR)
+
+    def _shutdown(self, how: int) -> None:
+        # Not SSLSocket.shutdown: it drops the TLS object, and a thread in receive or write would go on in plain text.
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, how)
+
+    def release(self) -> None:
+        """Close the file descriptor; only when no thread uses the connection any more. May be called again."""
+        self._sock.close()
+
+
+class _Outgoing:
+    """
+    Whole frames on their way out: one piece in hand, urgent ones (the newest ping and pong), the rest in order.
+
+    A piece that was offered once stays the same object until it is out, as TLS demands.
+    """
+
+    __slots__ = ("_piece", "_queue", "_urgent", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._piece = memoryview(b"")
+        self._urgent: dict[int, bytes] = {}
+        self._queue: deque[bytes] = deque()
+
+    def append(self, frames: bytes) -> None:
+        if frames:
+            self._queue.append(frames)
+            self.size += len(frames)
+
+    def urgent(self, opcode: int, frame: bytes) -> None:
+        self.size += len(frame) - len(self._urgent.get(opcode, b""))
+        self._urgent[opcode] = frame
+
+    def piece(self) -> memoryview:
+        if not self._piece:
+            chunks = list(self._urgent.values())
+            self._urgent.clear()
+            total = sum(map(len, chunks))
+            while self._queue and (not total or total + len(self._queue[0]) <= _PIECE):
+                chunks.append(self._queue.popleft())
+                total += len(chunks[-1])
+            self._piece = memoryview(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        return self._piece[:_PIECE]
+
+    def advance(self, sent: int) -> None:
+        self._piece = self._piece[sent:]
+        self.size -= sent
+
+
+def _frame(payload: str | bytes, opcode: int) -> bytes:
+    frame: bytes = _create_frame(payload, opcode).format()
+    return frame
+
+
+def _name(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__

@@ -1,0 +1,336 @@
+"""
+The HTTP upgrade, guarded: limits, one deadline, exact checks, and nothing secret in the library's hands.
+
+websocket-client writes the request and checks the answer; it does so on a :class:`GuardedSocket` instead of a socket.
+The guard puts path, query, cookie and the caller's headers into the request after the library has traced it, reads the
+answer itself with limits on lines, headers and time, holds it against RFC 6455 exactly, and hands the library only the
+five lines that it validates: never a cookie (its jar is shared by the whole process), never a body, never a redirect.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import hashlib
+import re
+import selectors
+import socket
+import ssl
+from collections.abc import Callable
+
+import attrs
+
+from resilient_ws.connecting import Deadline
+from resilient_ws.dialling import DialOptions, Endpoint
+from resilient_ws.exceptions import AccessDenied, HandshakeRejected
+
+MAX_LINE = 8 << 10
+MAX_HEAD = 64 << 10
+MAX_HEADERS = 100
+MAX_RETRY_AFTER = 3600.0
+_READ = 4 << 10
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_KEY = re.compile(rb"\r\nSec-WebSocket-Key: ([^\r\n]+)\r\n")
+_COOKIE = re.compile(rb"\r\nCookie:[^\r\n]*")
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+Headers = list[tuple[str, str]]
+_Broken = Callable[[str], HandshakeRejected]
+
+
+# -- what an answer means (pure) --------------------------------------------------------------------------------------
+
+
+def classify_status(status: int) -> bool:
+    """
+    Tell whether an upgrade that was answered with this status is worth trying again.
+
+    A 2xx is a captive portal or a page in place of the service; a 3xx or 4xx says that the URL or the request is wrong,
+    except where it speaks of time (408, 425, 429); everything from 500 on is the server's own trouble.
+    """
+    return status < 300 or status in (408, 425, 429) or status >= 500
+
+
+def parse_retry_after(headers: Headers) -> float | None:
+    """
+    Read Retry-After as seconds from now.
+
+    A date counts from the answer's own Date header, so that no clock of ours is asked. What cannot be read is ignored,
+    what is longer than an hour is an hour.
+    """
+    values = dict(headers)
+    text = values.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:12]), MAX_RETRY_AFTER)
+    try:
+        until = email.utils.parsedate_to_datetime(text)
+        seconds = (until - email.utils.parsedate_to_datetime(values.get("date", ""))).total_seconds()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+def rejection(endpoint: Endpoint, status: int, headers: Headers) -> HandshakeRejected:
+    """Turn an answer that is not 101 into its exception; only the status reaches its text."""
+    after = parse_retry_after(headers)
+    if status in (401, 403):
+        what = "does not know who we are" if status == 401 else "does not allow us in"
+        return AccessDenied(
+            f"{endpoint}: the server {what} (HTTP {status}); check access_token= or headers=",
+            status=status,
+            retry_after=after,
+        )
+    hints = {
+        2: "a page instead of a WebSocket: a login portal, or the wrong path",
+        3: "a redirect; redirects are never followed because credentials would go along: use the final URL",
+        4: "check the URL and what the server expects of a WebSocket client",
+    }
+    hint = "slow down" if status == 429 else hints.get(status // 100, "the server or its balancer is in trouble")
+    return HandshakeRejected(
+        f"{endpoint}: the upgrade was answered with HTTP {status} ({hint})",
+        status=status,
+        retry_after=after,
+        retryable=classify_status(status),
+    )
+
+
+def accept_key(key: bytes) -> str:
+    """Give the Sec-WebSocket-Accept that answers a key."""
+    return base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()
+
+
+def _values(headers: Headers, name: str) -> list[str]:
+    return [value for key, value in headers if key == name]
+
+
+def _list(headers: Headers, name: str) -> list[str]:
+    return [item.strip().lower() for value in _values(headers, name) for item in value.split(",")]
+
+
+def check_upgrade(endpoint: Endpoint, headers: Headers, key: bytes, offered: tuple[str, ...]) -> str | None:
+    """
+    Hold the headers of a 101 against RFC 6455 section 4.1, exactly.
+
+    Returns:
+        The subprotocol that the server chose.
+
+    Raises:
+        HandshakeRejected: a rule was broken; retryable, except where the server does not speak what was offered.
+    """
+
+    def broken(what: str, retryable: bool = True) -> HandshakeRejected:
+        return HandshakeRejected(f"{endpoint}: the server's 101 {what}", status=101, retryable=retryable)
+
+    if _list(headers, "upgrade") != ["websocket"] or "upgrade" not in _list(headers, "connection"):
+        raise broken("lacks Upgrade: websocket or Connection: Upgrade; something between is not a WebSocket proxy")
+    if _values(headers, "sec-websocket-accept") != [accept_key(key)]:
+        raise broken("has a missing or wrong Sec-WebSocket-Accept; the answer is not to our request")
+    if any(_list(headers, "sec-websocket-extensions")):
+        raise broken("names an extension that was not offered", retryable=False)
+    chosen = _values(headers, "sec-websocket-protocol")
+    if not offered and not chosen:
+        return None
+    if not chosen:
+        names = ", ".join(offered)
+        raise broken(
+            f"chooses no subprotocol: the server does not speak {names}; see the dialect= option", retryable=False
+        )
+    if len(chosen) != 1 or chosen[0] not in offered:
+        raise broken("names a subprotocol that was not offered; see the dialect= option", retryable=False)
+    return chosen[0]
+
+
+# -- the guard --------------------------------------------------------------------------------------------------------
+
+
+@attrs.define
+class GuardedSocket:
+    """
+    What websocket-client takes for a socket during the upgrade.
+
+    Attributes:
+        sock: The real one, non-blocking.
+        headers: Of the answer, names in lower case, in order, repeated ones apart.
+        subprotocol: The one that was chosen.
+        rest: What came behind the answer's head: the first frames.
+        failure: What went wrong, in our words; the library may have wrapped it in its own.
+    """
+
+    sock: socket.socket
+    endpoint: Endpoint
+    options: DialOptions
+    deadline: Deadline
+    headers: Headers = attrs.field(factory=list, init=False)
+    subprotocol: str | None = attrs.field(default=None, init=False)
+    rest: bytes = attrs.field(default=b"", init=False)
+    failure: BaseException | None = attrs.field(default=None, init=False)
+    _key: bytes = attrs.field(default=b"", init=False)
+    _told: bytes | None = attrs.field(default=None, init=False)
+
+    # The four methods that the library calls, in both of its supported versions.
+
+    def gettimeout(self) -> float:
+        """Say non-blocking, so that the library calls straight through; waiting is done here."""
+        return 0.0
+
+    def send(self, data: bytes) -> int:
+        """Complete the library's request and send all of it."""
+        try:
+            self._write(self._complete(data))
+        except BaseException as error:
+            self.failure = error
+            raise
+        return len(data)
+
+    def recv(self, size: int) -> bytes:
+        """Give the library the few lines that it validates; the first call reads and checks the whole answer."""
+        try:
+            if self._told is None:
+                self._told = self._answer()
+        except BaseException as error:
+            self.failure = error
+            raise
+        part, self._told = self._told[:size], self._told[size:]
+        return part
+
+    def close(self) -> None:
+        """Close the real socket; the library does so when the upgrade fails."""
+        self.sock.close()
+
+    def _complete(self, request: bytes) -> bytes:
+        found = _KEY.search(request)
+        if found is None or not request.startswith(b"GET / HTTP/1.1\r\n") or not request.endswith(b"\r\n\r\n"):
+            raise HandshakeRejected(
+                "websocket-client wrote an unknown form of request; use a supported version", retryable=False
+            )
+        self._key = found[1]
+        # A cookie that the library adds comes from its jar, which the whole process shares.
+        head = _COOKIE.sub(b"", request)[len(b"GET / HTTP/1.1") : -2]
+        lines = [f"{name}: {value}" for name, value in self.options.headers if name.lower() != "cookie"]
+        if self.options.origin is not None:
+            lines.append(f"Origin: {self.options.origin}")
+        cookies = [value for name, value in self.options.headers if name.lower() == "cookie"]
+        cookies += [] if self.options.cookie is None else [self.options.cookie]
+        if cookies:
+            lines.append(f"Cookie: {'; '.join(cookies)}")
+        own = "".join(f"{line}\r\n" for line in lines)
+        return f"GET {self.endpoint.path} HTTP/1.1".encode() + head + own.encode() + b"\r\n"
+
+    def _write(self, data: bytes) -> None:
+        self.deadline.stage = "sending the upgrade"
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[self.sock.send(left) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self.deadline.wait(self.sock, selectors.EVENT_WRITE)
+            except ssl.SSLWantReadError:
+                self.deadline.wait(self.sock, selectors.EVENT_READ)
+            except OSError as error:
+                raise self._broken(f"closed the connection in the upgrade ({_name(error)})") from None
+
+    def _read(self) -> bytes:
+        while True:
+            self.deadline.remaining()
+            try:
+                data = self.sock.recv(_READ)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self.deadline.wait(self.sock, selectors.EVENT_READ)
+                continue
+            except ssl.SSLWantWriteError:
+                self.deadline.wait(self.sock, selectors.EVENT_WRITE)
+                continue
+            except OSError as error:
+                raise self._broken(f"closed the connection before it answered the upgrade ({_name(error)})") from None
+            if not data:
+                raise self._broken("closed the connection before it answered the upgrade")
+            return data
+
+    def _broken(self, what: str) -> HandshakeRejected:
+        return HandshakeRejected(f"{self.endpoint}: the server {what}")
+
+    # -- the answer
+
+    def _answer(self) -> bytes:
+        self.deadline.stage = "waiting for the answer to the upgrade"
+        head = _Head(self._broken)
+        while True:
+            status, headers = self._head(head)
+            # 1xx other than 101 precede the real answer (RFC 9110 section 15.2); the limits count them together.
+            if status == 101 or status >= 200:
+                break
+        self.headers, self.rest = headers, head.rest()
+        if self.options.on_response is not None:
+            self.options.on_response(status, list(headers))
+        if status != 101:
+            raise rejection(self.endpoint, status, headers)
+        self.subprotocol = check_upgrade(self.endpoint, headers, self._key, self.options.subprotocols)
+        told = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
+        told.append(b"Sec-WebSocket-Accept: " + accept_key(self._key).encode())
+        if self.subprotocol is not None:
+            told.append(b"Sec-WebSocket-Protocol: " + self.subprotocol.encode())
+        return b"\r\n".join(told) + b"\r\n\r\n"
+
+    def _head(self, head: _Head) -> tuple[int, Headers]:
+        status = None
+        headers: Headers = []
+        while True:
+            line = head.line()
+            if line is None:
+                head.feed(self._read())
+            elif status is None:
+                status = head.status(line)
+            elif not line:
+                return status, headers
+            else:
+                headers.append(head.header(line, len(headers)))
+
+
+@attrs.define
+class _Head:
+    """The head of an answer, line by line, within the limits; ``broken`` makes the exception."""
+
+    broken: _Broken
+    _data: bytearray = attrs.field(factory=bytearray, init=False)
+    _start: int = attrs.field(default=0, init=False)
+
+    def feed(self, data: bytes) -> None:
+        self._data += data
+        if not b"HTTP/1."[: len(self._data)].startswith(bytes(self._data[:7])):
+            raise self.broken("does not speak HTTP/1.1; is this the right port?")
+
+    def line(self) -> bytes | None:
+        """Give the next whole line without its end, or None where more must be read."""
+        end = self._data.find(b"\n", self._start)
+        length = (len(self._data) if end < 0 else end) - self._start
+        if length > MAX_LINE:
+            raise self.broken(f"sent a header line of more than {MAX_LINE} bytes")
+        if (len(self._data) if end < 0 else end) > MAX_HEAD:
+            raise self.broken(f"sent more than {MAX_HEAD} bytes of headers")
+        if end < 0:
+            return None
+        line = bytes(self._data[self._start : end])
+        self._start = end + 1
+        return line.removesuffix(b"\r")
+
+    def status(self, line: bytes) -> int:
+        match = _STATUS.fullmatch(line)
+        if match is None:
+            raise self.broken("answered with a malformed status line")
+        return int(match[1])
+
+    def header(self, line: bytes, count: int) -> tuple[str, str]:
+        if count >= MAX_HEADERS:
+            raise self.broken(f"sent more than {MAX_HEADERS} headers")
+        name, colon, value = line.decode("latin-1").partition(":")
+        if not colon or not _NAME.fullmatch(name) or "\r" in value or "\0" in value:
+            raise self.broken("answered with a malformed header")
+        return name.lower(), value.strip(" \t")
+
+    def rest(self) -> bytes:
+        return bytes(self._data[self._start :])
+
+
+def _name(error: OSError) -> str:
+    return error.strerror or type(error).__name__
