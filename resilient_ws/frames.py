@@ -58,10 +58,11 @@ class Batch:
     ``first`` is the number of the first payload (offset inbound, seq outbound), None where the dialect has none;
     ``prev`` is the offset before ``first`` where the log itself skipped numbers (never with more than one payload),
     ``producer`` the index into the hello's producers (outbound only), ``cursor`` a dialect's own resume position.
-    Payload ``i`` has the number ``first + i``.
+    ``void`` (outbound only) is a code: the client withdrew these messages after they were numbered, their payloads are
+    empty, and the server consumes each by a tombstone with that code. Payload ``i`` has the number ``first + i``.
     """
 
-    __slots__ = ("cursor", "epoch", "first", "payloads", "prev", "producer", "stream")
+    __slots__ = ("cursor", "epoch", "first", "payloads", "prev", "producer", "stream", "void")
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class Batch:
         epoch: str | None = None,
         producer: int = 0,
         cursor: str | None = None,
+        void: str | None = None,
     ) -> None:
         self.stream = stream
         self.first = first
@@ -81,6 +83,7 @@ class Batch:
         self.epoch = epoch
         self.producer = producer
         self.cursor = cursor
+        self.void = void
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Batch) and all(getattr(self, name) == getattr(other, name) for name in self.__slots__)

@@ -1,0 +1,315 @@
+"""
+Outbound: seq per (producer, stream), the unacked window, its bounds, and what became of each message.
+
+A *lane* is one (producer, stream). What is written when is decided here only as far as order goes: within a lane by seq,
+and a later producer's lane of a stream waits until the earlier one is acked (rule 11). Payloads are never changed. No
+socket, no clock: what must be told apart by time comes in as ``now``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from resilient_ws.config import Outbox
+from resilient_ws.exceptions import OutboxFull, Rejected, RemoteProtocolError, Undelivered
+from resilient_ws.frames import MAX_NUMBER, Batch, HelloOutbound, Payload
+
+Key = tuple[str, str]
+"""(producer, stream)."""
+
+_BATCH_MESSAGES = 64
+_BATCH_BYTES = 64 << 10
+_COMPACT = 1024
+
+
+def size_of(payload: Payload) -> int:
+    """Return the bytes that a payload has on the wire."""
+    if isinstance(payload, bytes) or payload.isascii():
+        return len(payload)
+    return len(payload.encode())
+
+
+@attrs.frozen
+class Void:
+    """Stands where a message was withdrawn after it had been numbered."""
+
+    code: str
+
+
+@attrs.define(eq=False)
+class Lane:
+    """
+    The unacked messages of one (producer, stream).
+
+    Attributes:
+        first: The oldest unacked seq.
+        next: The seq that the next new message gets.
+        written: The highest seq that was ever given to a connection.
+        written_at: When the oldest unacked message was first given to one, or None.
+        incarnation: The backplane's incarnation at that time, or None.
+    """
+
+    producer: str
+    stream: str
+    first: int = 1
+    next: int = 1
+    written: int = 0
+    written_at: float | None = None
+    incarnation: str | None = None
+    _items: list[Payload | Void] = attrs.field(factory=list)
+    _head: int = 0
+    failures: dict[int, Exception] = attrs.field(factory=dict)
+
+    @property
+    def key(self) -> Key:
+        return (self.producer, self.stream)
+
+    def __len__(self) -> int:
+        return self.next - self.first
+
+    def append(self, payload: Payload) -> int:
+        seq = self.next
+        self._items.append(payload)
+        self.next = seq + 1
+        return seq
+
+    def item(self, seq: int) -> Payload | Void:
+        return self._items[self._head + seq - self.first]
+
+    def void(self, seq: int, code: str) -> int:
+        """Withdraw a message; returns the bytes that it held."""
+        index = self._head + seq - self.first
+        held = self._items[index]
+        self._items[index] = Void(code)
+        return 0 if isinstance(held, Void) else size_of(held)
+
+    def settle(self, upto: int) -> tuple[int, int]:
+        """Forget what is at or below ``upto``; returns (messages, bytes) that it held."""
+        count = upto + 1 - self.first
+        if count <= 0:
+            return 0, 0
+        gone = self._items[self._head : self._head + count]
+        held = sum(size_of(item) for item in gone if not isinstance(item, Void))
+        self._head += count
+        self.first = upto + 1
+        if self._head >= _COMPACT and self._head * 2 >= len(self._items):
+            del self._items[: self._head]
+            self._head = 0
+        return count, held
+
+    def batch(self, seq: int, producer: int) -> Batch:
+        """Return the messages from ``seq`` on, as many as fit one batch (at least one, all of one kind)."""
+        start = self._head + seq - self.first
+        items = self._items[start : start + _BATCH_MESSAGES]
+        head = items[0]
+        if isinstance(head, Void):
+            return Batch(self.stream, seq, [b""], producer=producer, void=head.code)
+        payloads: list[Payload] = []
+        size = 0
+        for item in items:
+            if isinstance(item, Void):
+                break
+            size += len(item)
+            if payloads and size > _BATCH_BYTES:
+                break
+            payloads.append(item)
+        return Batch(self.stream, seq, payloads, producer=producer)
+
+
+class Unacked:
+    """
+    Everything accepted from the application and not yet acked.
+
+    Args:
+        settings: Bounds and policies.
+        producer: Id of this Client's own producer.
+    """
+
+    def __init__(self, settings: Outbox, producer: str) -> None:
+        self._settings = settings
+        self.producer = producer
+        self._lanes: dict[Key, Lane] = {}
+        self._by_stream: dict[str, list[Lane]] = {}
+        self.messages = 0
+        self.bytes = 0
+        self.abandoned = False
+
+    # -- accepting ----------------------------------------------------------------------------------------------------
+
+    def is_full(self, size: int) -> bool:
+        """Say whether a message of ``size`` bytes finds no room (a larger one than the bound only in an empty outbox)."""
+        if self.messages == 0:
+            return False
+        return self.messages >= self._settings.max_messages or self.bytes + size > self._settings.max_bytes
+
+    def full_error(self) -> OutboxFull:
+        limit = (self._settings.max_messages, self._settings.max_bytes)
+        return OutboxFull((self.messages, self.bytes), limit)
+
+    def accept(self, stream: str, payload: Payload, size: int) -> int:
+        """Number a message of our own producer; the caller has asked :meth:`is_full`."""
+        lane = self._lane(self.producer, stream)
+        self.messages += 1
+        self.bytes += size
+        return lane.append(payload)
+
+    def restore(self, producer: str, stream: str, first: int, payloads: list[Payload]) -> None:
+        """Put back what a journal kept from an earlier producer; comes before anything that is accepted."""
+        lane = self._lane(producer, stream)
+        lane.first = lane.next = first
+        lane.written = first + len(payloads) - 1
+        for payload in payloads:
+            lane.append(payload)
+            self.messages += 1
+            self.bytes += size_of(payload)
+
+    def drop_oldest(self, size: int) -> list[tuple[str, int]]:
+        """
+        Make room for ``size`` bytes by withdrawing the oldest messages that no connection was given yet.
+
+        Returns:
+            (stream, seq) of each; their numbers are consumed by tombstones.
+        """
+        dropped: list[tuple[str, int]] = []
+        for lane in list(self._lanes.values()):
+            seq = max(lane.first, lane.written + 1)
+            while seq < lane.next and self.is_full(size):
+                if not isinstance(lane.item(seq), Void):
+                    self._withdraw(lane, seq, "dropped")
+                    dropped.append((lane.stream, seq))
+                seq += 1
+        return dropped
+
+    def withdraw_larger(self, limit: int) -> list[tuple[str, int]]:
+        """Withdraw what the server's limit forbids; returns (stream, seq) of each."""
+        found: list[tuple[str, int]] = []
+        for lane in self._lanes.values():
+            for seq in range(lane.first, lane.next):
+                item = lane.item(seq)
+                if not isinstance(item, Void) and size_of(item) > limit:
+                    self._withdraw(lane, seq, "too_large")
+                    found.append((lane.stream, seq))
+        return found
+
+    def _withdraw(self, lane: Lane, seq: int, code: str) -> None:
+        self.bytes -= lane.void(seq, code)
+        self.messages -= 1
+        lane.failures[seq] = Rejected(lane.stream, seq, code)
+
+    def _lane(self, producer: str, stream: str) -> Lane:
+        key = (producer, stream)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(producer, stream)
+            self._by_stream.setdefault(stream, []).append(lane)
+        return lane
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def writable(self) -> Iterator[Lane]:
+        """Yield the lanes whose turn it is: of each stream the oldest one that has something unacked."""
+        for lanes in self._by_stream.values():
+            for lane in lanes:
+                if len(lane):
+                    yield lane
+                    break
+
+    def lane(self, producer: str, stream: str) -> Lane | None:
+        """Return a lane that exists, or None."""
+        return self._lanes.get((producer, stream))
+
+    def producers(self) -> tuple[str, ...]:
+        """Return the ids for a hello: our own first, then the earlier ones that still have something unacked."""
+        earlier = dict.fromkeys(lane.producer for lane in self._lanes.values() if len(lane))
+        earlier.pop(self.producer, None)
+        return (self.producer, *earlier)
+
+    def hello(self, producers: tuple[str, ...]) -> tuple[HelloOutbound, ...]:
+        """Return what a hello says of each lane with something unacked."""
+        index = {producer: i for i, producer in enumerate(producers)}
+        return tuple(
+            HelloOutbound(producer=index[lane.producer], stream=lane.stream, first=lane.first, next=lane.next)
+            for lane in self._lanes.values()
+            if len(lane)
+        )
+
+    # -- outcomes -----------------------------------------------------------------------------------------------------
+
+    def committed(self, producer: str, stream: str, seq: int) -> bool:
+        """
+        Take a cumulative ack; returns whether it moved anything (one that goes back is ignored).
+
+        Raises:
+            RemoteProtocolError: The seq was never given to a connection.
+        """
+        lane = self._lanes.get((producer, stream))
+        if lane is None or seq > lane.written or seq > MAX_NUMBER:
+            sent = 0 if lane is None else lane.written
+            raise RemoteProtocolError(
+                f"the server acked seq {seq} of stream {stream!r}, but only {sent} were sent",
+                hint="acks name the last seq stored for this producer and stream",
+                code=4400,
+            )
+        withdrawn = sum(1 for s in range(lane.first, seq + 1) if isinstance(lane.item(s), Void)) if lane.failures else 0
+        count, held = lane.settle(seq)
+        self.messages -= count - withdrawn
+        self.bytes -= held
+        if count:
+            lane.written_at = None
+        return count > 0
+
+    def reject(self, producer: str, stream: str, seq: int, code: str, hint: str) -> bool:
+        """
+        Remember that the server consumed one message by a tombstone; returns False where that was known.
+
+        Raises:
+            RemoteProtocolError: The seq was never given to a connection.
+        """
+        lane = self._lanes.get((producer, stream))
+        if lane is None or not 1 <= seq <= lane.written:
+            raise RemoteProtocolError(f"the server rejected seq {seq} of stream {stream!r}, which was not sent", code=4400)
+        if seq in lane.failures or seq < lane.first:
+            return False
+        lane.failures[seq] = Rejected(stream, seq, code, hint)
+        return True
+
+    def give_up(self, lane: Lane, upto: int) -> None:
+        """Fail the receipts of everything up to ``upto`` as indefinite and forget the messages."""
+        error = Undelivered({lane.stream: (lane.first, upto)})
+        for seq in range(lane.first, upto + 1):
+            lane.failures.setdefault(seq, error)
+        withdrawn = sum(1 for s in range(lane.first, upto + 1) if isinstance(lane.item(s), Void))
+        count, held = lane.settle(upto)
+        self.messages -= count - withdrawn
+        self.bytes -= held
+
+    def abandon(self) -> None:
+        """The session ended: what is unacked now stays so, and its receipts say it."""
+        self.abandoned = True
+
+    def outcome(self, producer: str, stream: str, seq: int) -> bool | Exception:
+        """Return True where the message is committed, False where that is not known yet, else why it failed."""
+        lane = self._lanes.get((producer, stream))
+        if lane is None or seq == 0:
+            return Rejected(stream, seq, "dropped")
+        failure = lane.failures.get(seq)
+        if failure is not None:
+            return failure
+        if seq < lane.first:
+            return True
+        return Undelivered({stream: (seq, seq)}) if self.abandoned else False
+
+    def pending(self) -> dict[str, tuple[int, int]]:
+        """Return {stream: (first, last)} of what is unacked, withdrawn messages left out."""
+        found: dict[str, tuple[int, int]] = {}
+        for lane in self._lanes.values():
+            seqs = [seq for seq in range(lane.first, lane.next) if seq not in lane.failures]
+            if seqs:
+                first, last = found.get(lane.stream, (seqs[0], seqs[-1]))
+                found[lane.stream] = (min(first, seqs[0]), max(last, seqs[-1]))
+        return found
+
+    def __len__(self) -> int:
+        return self.messages
