@@ -1,0 +1,212 @@
+"""
+How often and how soon to try again, and what an ending means: attempts, delays, and the table of close codes.
+
+Pure: tenacity's objects are evaluated on a state that is built by hand from our ``now``; nothing here sleeps, reads a
+clock or dials. Which endpoint comes next is :mod:`resilient_ws.endpoints`' business.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from typing import Any, Protocol, cast
+
+import attrs
+import tenacity
+
+from resilient_ws.config import Retry
+from resilient_ws.exceptions import AccessDenied, ConnectionLost, ResilientWSError
+
+# Exponential waits compute base ** attempt: beyond this number the ceiling does not change any more, only the cost.
+_LAST_GROWTH = 1_000
+# A wait object may answer infinity; selectors take at most 2**31 milliseconds.
+_LONGEST_DELAY = 7 * 86_400.0
+
+
+class Rng(Protocol):
+    """What :class:`Backoff` needs of a ``random.Random``."""
+
+    def uniform(self, a: float, b: float, /) -> float: ...
+
+
+@attrs.define
+class Backoff:
+    """
+    Count failures in a row and say how long to wait after them.
+
+    ``retry.wait`` gives the *ceiling* of a delay, which is then drawn uniformly from 0 to it (full jitter). A plain
+    wait object (``wait_exponential``, ``wait_fixed``, ``wait_chain`` ...) is the right one there: tenacity's random
+    ones draw from the process's global generator, so the ceiling jitters on top and a seeded run is no longer
+    repeatable. Objects that look at ``outcome`` (``wait_exception``) do not work: there is none.
+
+    Attributes:
+        failures: Failures in a row since the last stable time.
+        started_at: When the present series of attempts began; None while there is none.
+    """
+
+    _retry: Retry
+    _rng: Rng
+    failures: int = attrs.field(default=0, init=False)
+    started_at: float | None = attrs.field(default=None, init=False)
+    _drawn: float | None = attrs.field(default=None, init=False)
+
+    def started(self, now: float) -> None:
+        """Note that a series of attempts begins (first connect, loss of a stable connection); one under way goes on."""
+        if self.started_at is None:
+            self.started_at = now
+
+    def failed(self, now: float) -> None:
+        """Count an attempt that failed, or a connection that was lost before it was stable."""
+        self.started(now)
+        self.failures += 1
+        self._drawn = None
+
+    def stable(self, now: float) -> None:
+        """Start anew: a connection has proved itself. ``now`` is not kept: the next series begins when it begins."""
+        self.failures = 0
+        self.started_at = None
+        self._drawn = None
+
+    def delay(self, now: float) -> float:
+        """
+        Say how many seconds to wait before the next attempt.
+
+        Drawn once per failure: asking again gives the same answer.
+
+        Returns:
+            Seconds; 0 where nothing has failed.
+        """
+        if self.failures == 0:
+            return 0.0
+        if self._drawn is None:
+            self._drawn = self._rng.uniform(0.0, self._ceiling(now))
+        return self._drawn
+
+    def stopped(self, now: float) -> bool:
+        """Say whether ``retry.stop`` gives up, given the failures, the seconds of the series and the next delay."""
+        if self._retry.stop is None or self.failures == 0:
+            return False
+        state = self._state(now, self.failures)
+        state.upcoming_sleep = self.delay(now)
+        return bool(self._retry.stop(state))
+
+    def connect_timeout(self) -> float:
+        """
+        Say how many seconds the next attempt may take.
+
+        Doubles per failure: a timeout shorter than the queue of a server under a herd would never connect anybody.
+        ``max_connect_timeout`` bounds the growth, never ``connect_timeout`` itself.
+        """
+        first = self._retry.connect_timeout
+        try:
+            grown = math.ldexp(first, self.failures)
+        except OverflowError:
+            grown = math.inf
+        return max(first, min(grown, self._retry.max_connect_timeout))
+
+    def _ceiling(self, now: float) -> float:
+        try:
+            ceiling = float(self._retry.wait(self._state(now, min(self.failures, _LAST_GROWTH))))
+        except OverflowError:
+            return _LONGEST_DELAY
+        return min(ceiling, _LONGEST_DELAY) if ceiling > 0 else 0.0
+
+    def _state(self, now: float, attempt: int) -> tenacity.RetryCallState:
+        state = tenacity.RetryCallState(cast(Any, None), None, (), {})
+        # Its constructor read the clock: both instants are ours.
+        state.start_time = now if self.started_at is None else min(self.started_at, now)
+        state.outcome_timestamp = now
+        state.attempt_number = attempt
+        return state
+
+
+class Treatment(enum.Enum):
+    """What an ending of a connection or attempt asks of the session."""
+
+    RETRY = "retry"
+    """Another attempt, with backoff."""
+    END = "end"
+    """The session is over. No code means it by itself: the session knows of its own close or a ``bye``."""
+    DENIED = "denied"
+    """The server refused who we are: another access token, or fatal."""
+    FATAL = "fatal"
+    """Trying again cannot help; somebody has to change something."""
+    TOO_BIG = "too_big"
+    """The oldest unconfirmed message is larger than the server takes."""
+    SUPERSEDED = "superseded"
+    """A newer hello of this session was accepted; :func:`superseder` says whose."""
+    STALE = "stale"
+    """The hello's attempt number was not higher than the last one."""
+
+
+CLOSE_CODES: dict[int, Treatment] = {
+    1000: Treatment.RETRY,  # the end only after our own close or a bye, which the session knows
+    1001: Treatment.RETRY,  # going away
+    1002: Treatment.FATAL,  # protocol error
+    1003: Treatment.FATAL,  # unsupported data
+    1005: Treatment.RETRY,  # a close frame without a code
+    1006: Treatment.RETRY,  # no close frame
+    1007: Treatment.FATAL,  # invalid payload
+    1008: Treatment.DENIED,  # policy violation
+    1009: Treatment.TOO_BIG,  # message too big
+    1010: Treatment.FATAL,  # an extension is missing
+    1011: Treatment.RETRY,  # internal error
+    1012: Treatment.RETRY,  # service restart
+    1013: Treatment.RETRY,  # try again later
+    1014: Treatment.RETRY,  # bad gateway
+    1015: Treatment.RETRY,  # TLS broke
+    4400: Treatment.FATAL,  # protocol error
+    4401: Treatment.DENIED,  # authenticate again
+    4403: Treatment.DENIED,  # forbidden, or a wrong token
+    4408: Treatment.RETRY,  # no hello in time
+    4409: Treatment.SUPERSEDED,  # an old fence
+    4410: Treatment.STALE,  # an old attempt
+    4429: Treatment.RETRY,  # slow down
+}
+
+
+def treat_close(code: int, reason: str) -> Treatment:
+    """
+    Say what a close code asks for.
+
+    Args:
+        code: The code that decides (received, else sent, else 1006).
+        reason: Its reason; the table above does not read it, a dialect's own may.
+
+    Returns:
+        The table's row; RETRY for a code that it does not know, FATAL for one that RFC 6455 section 7.4.2 rules out.
+    """
+    if code < 1000 or code >= 5000:
+        return Treatment.FATAL
+    return CLOSE_CODES.get(code, Treatment.RETRY)
+
+
+def treat_error(error: BaseException) -> Treatment:
+    """
+    Say what the error that ended an attempt or a connection asks for.
+
+    Returns:
+        By close code where there is one; DENIED and FATAL where the server or we said that it is no use; else RETRY.
+    """
+    if isinstance(error, AccessDenied):
+        return Treatment.DENIED
+    if isinstance(error, ConnectionLost):
+        return treat_close(error.code, error.reason)
+    if isinstance(error, ResilientWSError) and not error.retryable:
+        return Treatment.FATAL
+    return Treatment.RETRY
+
+
+_SUPERSEDER = re.compile(r"(?<![0-9A-Za-z_])instance=([0-9A-Fa-f]{32})(?![0-9A-Za-z])")
+
+
+def superseder(reason: str) -> str | None:
+    """
+    Read the instance that a 4409 names.
+
+    Returns:
+        32 lowercase hexadecimal digits, or None where the reason has no well-formed ``instance=``.
+    """
+    found = _SUPERSEDER.search(reason)
+    return None if found is None else found[1].lower()

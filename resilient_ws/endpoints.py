@@ -1,0 +1,115 @@
+"""
+Which endpoint to dial next: order, failures, ejection.
+
+Pure bookkeeping over the URLs that were given; nothing here resolves a name or dials.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+import attrs
+
+from resilient_ws.config import Failover
+
+
+class Rng(Protocol):
+    """What :class:`EndpointPool` needs of a ``random.Random``."""
+
+    def shuffle(self, x: Any, /) -> None: ...
+
+
+@attrs.define
+class _Health:
+    failed_at: float = -math.inf
+    failures: int = 0
+    ejections: int = 0
+    ejected_until: float = -math.inf
+
+    def failed(self, now: float, failover: Failover) -> None:
+        self.failed_at = max(self.failed_at, now)
+        self.failures += 1
+        # One that is out already was dialled because nothing better was there: that does not make it any worse.
+        if self.failures < failover.eject_after or now < self.ejected_until:
+            return
+        try:
+            grown = math.ldexp(failover.ejection, self.ejections)
+        except OverflowError:
+            grown = math.inf
+        self.ejections += 1
+        self.ejected_until = now + max(failover.ejection, min(grown, failover.max_ejection))
+
+    def succeeded(self) -> None:
+        self.failures = 0
+        self.ejections = 0
+        self.ejected_until = -math.inf
+
+
+class EndpointPool:
+    """
+    Order the endpoints of one Client.
+
+    They are shuffled once, so that a herd of Clients does not walk through them in step. An endpoint that failed
+    ``eject_after`` times in a row is out for a while that doubles with each ejection; when it is back, its next
+    failure ejects it again, so that it gets one probe. While all would be out, none is: the one that failed longest ago
+    is tried.
+
+    Args:
+        urls: The endpoints; repeated ones count once.
+        failover: When and for how long to eject.
+        rng: Shuffles; used only here.
+
+    Raises:
+        ValueError: ``urls`` is empty.
+    """
+
+    def __init__(self, urls: Sequence[str], failover: Failover, rng: Rng) -> None:
+        order = list(dict.fromkeys(urls))
+        if not order:
+            raise ValueError(f"urls={urls!r}: at least one endpoint is needed")
+        rng.shuffle(order)
+        self._failover = failover
+        self._health = {url: _Health() for url in order}
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The endpoints in this Client's order."""
+        return tuple(self._health)
+
+    def next(self, now: float, *, avoid: Collection[str] = ()) -> str:
+        """
+        Choose the endpoint of the next attempt.
+
+        Args:
+            now: The present.
+            avoid: Endpoints to pass over where there is another (already being dialled, or draining). An ejected one is
+                not preferred to them.
+
+        Returns:
+            The least recently failed of the best group: not ejected before ejected, then not avoided before avoided.
+        """
+        ejected = self.ejected(now)
+
+        def badness(url: str) -> tuple[bool, bool, float]:
+            return url in ejected, url in avoid, self._health[url].failed_at
+
+        return min(self._health, key=badness)
+
+    def failed(self, url: str, now: float) -> None:
+        """Count an attempt that failed there, or a connection to it that was lost."""
+        self._health[url].failed(now, self._failover)
+
+    def succeeded(self, url: str, now: float) -> None:
+        """Note that the endpoint works: its failures and ejections are forgotten, its place in the order is not."""
+        self._health[url].succeeded()
+
+    def ejected(self, now: float) -> frozenset[str]:
+        """Return the endpoints that are out; never all of them: a pool that is out as a whole has nobody to prefer."""
+        out = frozenset(url for url, health in self._health.items() if now < health.ejected_until)
+        return frozenset() if len(out) == len(self._health) else out
+
+    def has_other(self, url: str, now: float) -> bool:
+        """Say whether an endpoint other than ``url`` is there that is not ejected."""
+        return not self._health.keys() <= self.ejected(now) | {url}
