@@ -10,6 +10,7 @@ Times are seconds. Rule numbers are those of ``docs/protocol.md``.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Literal, Protocol, Union
 
 import attrs
@@ -292,6 +293,9 @@ Answer = Union[
     SessionEntered, Stale, Foreign, Done, SessionUnknown, OldFence, StreamEntered, Appended, Hole, Published, Slice
 ]
 
+OnWake = Callable[[str], None]
+OnFence = Callable[[str, Fence], None]
+
 
 class Backplane(Protocol):
     """
@@ -302,7 +306,7 @@ class Backplane(Protocol):
     doubled; a read is the truth) until ``unwatch``; ``on_fence(session, fence)`` after a fence was raised anywhere.
     """
 
-    async def start(self, on_wake: object, on_fence: object) -> None: ...
+    async def start(self, on_wake: OnWake, on_fence: OnFence) -> None: ...
 
     async def run(self, request: Request) -> Answer: ...
 
