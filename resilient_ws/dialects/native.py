@@ -1,0 +1,255 @@
+"""
+``resilient.v1``: data frames and the codec of both roles.
+
+Here live the wire forms of data and the door of the dialect; the table of control frames is in ``native_control.py``.
+Positions, subscriptions and everything else that outlives a call never live here. The grammar is in
+``docs/protocol.md``. The common form, one message in one frame, makes no object but its payload.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, groupby, pairwise
+
+from resilient_ws.config import Capabilities
+from resilient_ws.dialects import Codec, Item, Wire, native_control
+from resilient_ws.dialects.fields import Bad
+from resilient_ws.dialects.native_control import Table
+from resilient_ws.exceptions import LocalProtocolError, RemoteProtocolError
+from resilient_ws.frames import MAX_NUMBER, STREAM_NAME, Batch, Payload
+
+PROTOCOL_ERROR = 4400
+BATCH_MESSAGES = 64
+"""Most messages that a written batch frame carries."""
+BATCH_BYTES = 64 << 10
+"""Payload bytes that a written batch frame does not pass, unless one message alone is larger."""
+MAX_BATCH = 1024
+"""Most messages that a received batch frame may carry."""
+
+_HINT = "see docs/protocol.md, 'Data frames' and 'Control frames'"
+_MAX_NAME = 128
+_MAX_FIELD = 256
+_MAX_LENGTH = 11
+_HEADER = re.compile(
+    r"([1-9][0-9]{0,15})(?:-(0|[1-9][0-9]{0,15})|\*([1-9][0-9]{0,3}))?"
+    r"((?:;[a-z][a-z0-9_]{0,15}(?:=[A-Za-z0-9._~-]{0,64})?)*)\Z"
+)
+_LENGTHS = re.compile(rb"(?:0|[1-9][0-9]{0,9})(?:,(?:0|[1-9][0-9]{0,9}))*\Z")
+_PRODUCER = re.compile(r"(?:0|[1-9][0-9]{0,3})\Z")
+
+
+class _Header:
+    """What stands before the payload of one data frame; ``body`` is where the payload, or a batch's lengths, begin."""
+
+    __slots__ = ("attributes", "body", "count", "number", "prev", "producer", "stream", "text")
+
+    def __init__(self, message: Wire, *, from_server: bool) -> None:
+        name_end, self.body = _colons(message)
+        written = _ascii(message[: self.body - 1])
+        match = _HEADER.match(written, name_end + 1)
+        self.stream = written[:name_end]
+        if match is None or STREAM_NAME.match(self.stream) is None:
+            raise Bad("the header of a data frame is not 'stream:number'")
+        number, prev, count, self.attributes = match.groups()
+        self.number = int(number)
+        self.prev = None if prev is None else int(prev)
+        self.count = None if count is None else int(count)
+        attributes = _attributes(self.attributes)
+        self.text = "text" in attributes
+        if attributes.get("text") is not None:
+            raise Bad("attribute 'text' has no value")
+        self.producer = 0 if from_server or "p" not in attributes else _producer(attributes["p"])
+        if self.number > MAX_NUMBER - (self.count or 1) + 1:
+            raise Bad("the number of a message is above 2^53 - 1")
+        if self.prev is not None and (not from_server or self.prev >= self.number):
+            raise Bad("the number before a message is not below it, or a client sent one")
+
+
+def _colons(message: Wire) -> tuple[int, int]:
+    """Return where the stream's name ends and where the body begins; look no further than a header may reach."""
+    colon = ":" if isinstance(message, str) else b":"
+    name_end = message.find(colon, 0, _MAX_NAME + 1)  # type: ignore[arg-type]
+    field_end = message.find(colon, name_end + 1, name_end + 2 + _MAX_FIELD)  # type: ignore[arg-type]
+    if name_end < 1 or field_end < 0:
+        raise Bad("a message is neither a control frame nor 'stream:number:payload'")
+    return name_end, field_end + 1
+
+
+def _ascii(header: Wire) -> str:
+    if isinstance(header, str):
+        return header
+    try:
+        return header.decode("ascii")
+    except UnicodeDecodeError:
+        raise Bad("the header of a data frame is not ASCII") from None
+
+
+def _attributes(written: str) -> dict[str, str | None]:
+    """Parse ``;key=value;flag``; a flag has the value None."""
+    attributes: dict[str, str | None] = {}
+    for attribute in written.split(";")[1:]:
+        key, equals, value = attribute.partition("=")
+        if key in attributes:
+            raise Bad("an attribute of a data frame is given twice")
+        attributes[key] = value if equals else None
+    return attributes
+
+
+def _producer(value: str | None) -> int:
+    if value is None or _PRODUCER.match(value) is None or int(value) >= native_control.MAX_PRODUCERS:
+        raise Bad("attribute 'p' is not an index into the hello's producers")
+    return int(value)
+
+
+def _text(payload: bytes) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise Bad("a payload that is said to be text is not UTF-8") from None
+
+
+def _batch(message: Wire, header: _Header) -> Batch:
+    """Take a batch frame apart."""
+    count = header.count
+    if count is None or count > MAX_BATCH or not isinstance(message, bytes):
+        raise Bad(f"a batch frame is not binary, or carries more than {MAX_BATCH} messages")
+    start = message.find(b":", header.body, header.body + count * _MAX_LENGTH) + 1
+    listed = message[header.body : max(start - 1, 0)]
+    if _LENGTHS.match(listed) is None or listed.count(b",") != count - 1:
+        raise Bad("the lengths of a batch frame are not one number for each message")
+    ends = list(accumulate(map(int, listed.split(b",")), initial=start))
+    if ends[-1] != len(message):
+        raise Bad("the lengths of a batch frame do not add up to its size")
+    parts = [message[begin:end] for begin, end in pairwise(ends)]
+    payloads: list[Payload] = [_text(part) for part in parts] if header.text else list(parts)
+    return Batch(header.stream, header.number, payloads, producer=header.producer)
+
+
+class _NativeCodec:
+    """The codec of one connection in one role; what it keeps is the failure that ended it."""
+
+    __slots__ = ("_dump", "_from_server", "_other", "_sent", "failure")
+
+    def __init__(self, sent: Table, said: Table, *, from_server: bool) -> None:
+        self.failure: RemoteProtocolError | None = None
+        self._sent = sent
+        self._other = said
+        self._from_server = from_server
+        self._dump = native_control.dumper(said)
+
+    def decode(self, messages: Sequence[Wire]) -> list[Item]:
+        """Translate what one read brought; see :meth:`resilient_ws.dialects.Codec.decode`."""
+        if self.failure is not None:
+            raise self.failure
+        items: list[Item] = []
+        try:
+            self._decode(messages, items)
+        except Bad as bad:
+            self.failure = RemoteProtocolError(str(bad), hint=_HINT, code=PROTOCOL_ERROR)
+            if not items:
+                raise self.failure from None
+        return items
+
+    def _decode(self, messages: Sequence[Wire], items: list[Item]) -> None:
+        # The header that continues the open run is known before it comes, so one comparison checks everything in it.
+        expected: str | None = None
+        run: list[Payload] = []
+        number, head, tail = 0, "", ""
+        for message in messages:
+            if expected is not None and message.startswith(
+                expected if isinstance(message, str) else expected.encode()  # type: ignore[arg-type]
+            ):
+                run.append(message[len(expected) :])
+                number += 1
+            elif isinstance(message, str) and message.startswith("{"):
+                items.append(native_control.load(message, self._sent, self._other))
+                expected = None
+                continue
+            else:
+                header = _Header(message, from_server=self._from_server)
+                batch = self._one(message, header)
+                items.append(batch)
+                if header.count is not None or header.prev is not None or header.text:
+                    expected = None
+                    continue
+                run, number = batch.payloads, header.number + 1
+                head, tail = f"{header.stream}:", f"{header.attributes}:"
+            expected = f"{head}{number}{tail}" if number <= MAX_NUMBER else None
+
+    @staticmethod
+    def _one(message: Wire, header: _Header) -> Batch:
+        if header.count is not None:
+            return _batch(message, header)
+        payload: Payload = message[header.body :]
+        if header.text and isinstance(payload, bytes):
+            payload = _text(payload)
+        return Batch(header.stream, header.number, [payload], prev=header.prev, producer=header.producer)
+
+    def encode(self, items: Sequence[Item]) -> list[Wire]:
+        """Translate into WebSocket messages; see :meth:`resilient_ws.dialects.Codec.encode`."""
+        wires: list[Wire] = []
+        for item in items:
+            if type(item) is Batch:
+                wires.extend(self._data(item))
+            else:
+                wires.append(self._dump(item))  # type: ignore[arg-type]
+        return wires
+
+    def _data(self, batch: Batch) -> Iterator[Wire]:
+        """Write a batch: a message that stands alone in the short form, others in batch frames of one type."""
+        number, payloads = batch.first, batch.payloads
+        if number is None or (batch.prev is not None if self._from_server else batch.producer):
+            raise LocalProtocolError(f"{batch!r}: needs 'first'; only a client names a producer, only a server 'prev'")
+        stream, mark = batch.stream, f";p={batch.producer}" if batch.producer else ""
+        if len(payloads) == 1 or batch.prev is not None:
+            skipped = "" if batch.prev is None else f"-{batch.prev}"
+            yield _short(f"{stream}:{number}{skipped}{mark}:", payloads[0])
+            number, payloads = number + 1, payloads[1:]
+        for is_text, same in groupby(payloads, lambda payload: isinstance(payload, str)):
+            run = list(same)
+            encoded = [payload.encode() if isinstance(payload, str) else payload for payload in run]
+            for begin, end in _chunks(encoded):
+                if end - begin == 1:
+                    yield _short(f"{stream}:{number}{mark}:", run[begin])
+                else:
+                    attributes = f"{mark};text" if is_text else mark
+                    yield _long(f"{stream}:{number}*{end - begin}{attributes}:", encoded[begin:end])
+                number += end - begin
+
+
+def _short(header: str, payload: Payload) -> Wire:
+    return header + payload if isinstance(payload, str) else header.encode() + payload
+
+
+def _long(header: str, payloads: list[bytes]) -> Wire:
+    lengths = ",".join([str(len(payload)) for payload in payloads])
+    return b"".join([header.encode(), lengths.encode(), b":", *payloads])
+
+
+def _chunks(payloads: list[bytes]) -> Iterator[tuple[int, int]]:
+    """Cut where a batch frame is full; every chunk has at least one message."""
+    begin, size = 0, 0
+    for index, payload in enumerate(payloads):
+        if index > begin and (index - begin == BATCH_MESSAGES or size + len(payload) > BATCH_BYTES):
+            yield begin, index
+            begin, size = index, 0
+        size += len(payload)
+    if begin < len(payloads):
+        yield begin, len(payloads)
+
+
+class Native:
+    """The native dialect: makes one codec per connection and role."""
+
+    name = "native"
+    subprotocol = "resilient.v1"
+    capabilities = Capabilities(positions=True, acks=True, credit=True, resume=True)
+
+    def client(self) -> Codec:
+        """Return a codec that decodes what a server sends and encodes what a client sends."""
+        return _NativeCodec(native_control.SERVER, native_control.CLIENT, from_server=True)
+
+    def server(self) -> Codec:
+        """Return a codec that decodes what a client sends and encodes what a server sends."""
+        return _NativeCodec(native_control.CLIENT, native_control.SERVER, from_server=False)
