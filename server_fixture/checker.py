@@ -1,0 +1,232 @@
+"""
+The judge of a history: nothing lost, doubled, out of order, invented or passed over in silence, in either direction.
+
+Outbound, every send is compared with what the store holds at the end; inbound, every subscriber's deliveries are
+compared with it. The checker reads recorded ops only, takes no clock, and never imports the library under test. Cost:
+O(n log n).
+
+A message in the store is *identified* by (producer, seq), its place by (epoch, offset). What retention has trimmed
+before the final read is judged as far as deliveries to anybody prove what was there, and not guessed at beyond that.
+"""
+
+from __future__ import annotations
+
+import collections
+import collections.abc
+import math
+import typing
+
+import attrs
+
+from . import history as h
+from .evidence import KINDS, Anomaly, Evidence, Findings, Key, Log
+from .follower import Follower
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """
+    What the checker found.
+
+    ``observed`` counts the ops by kind, so that a run which did nothing can be told from one that was faultless;
+    ``unresolved`` counts the sends that have no receipt of any kind.
+    """
+
+    value: typing.Literal["ok", "anomaly"]
+    anomalies: tuple[Anomaly, ...]
+    counts: collections.abc.Mapping[str, int]
+    observed: collections.abc.Mapping[str, int]
+    unresolved: int
+
+    def report(self, limit: int = 20) -> str:
+        """
+        Tell the verdict in lines: the counts, then at most ``limit`` anomalies.
+        """
+        lines = [f"{self.value}: " + ", ".join(f"{kind} {self.counts[kind]}" for kind in KINDS)]
+        lines += [anomaly.text for anomaly in self.anomalies[:limit]]
+        if len(self.anomalies) > limit:
+            lines.append(f"... and {len(self.anomalies) - limit} more")
+        return "\n".join(lines)
+
+
+def check(history: collections.abc.Iterable[h.Op]) -> Verdict:
+    """
+    Judge a history that ends with a final read of every stream in it.
+
+    Args:
+        history: The ops; the order of the ops of one process counts, and their times only for gaps that tell of a
+            forgetful store.
+
+    Returns:
+        The verdict: ``ok``, or ``anomaly`` with every anomaly.
+
+    Raises:
+        MalformedHistory: The history cannot be judged: no final read, or a delivery to somebody who never subscribed.
+    """
+    evidence = Evidence()
+    for op in history:
+        evidence.take(op)
+    evidence.require_final_reads()
+    for (process, stream), ops in evidence.followers.items():
+        Follower(process, stream, evidence).replay(ops)
+    _Outbound(evidence).judge()
+    found = evidence.findings.anomalies
+    counts = dict.fromkeys(KINDS, 0)
+    for anomaly in found:
+        counts[anomaly.kind] += anomaly.count
+    return Verdict(
+        value="anomaly" if found else "ok",
+        anomalies=tuple(found),
+        counts=counts,
+        observed=dict(evidence.observed_ops),
+        unresolved=sum(key not in evidence.receipts for key in evidence.sends),
+    )
+
+
+# Outbound: what the store holds of what was sent and published.
+
+
+@attrs.define
+class _Outbound:
+    """
+    What the logs prove of every send: where it certainly is, where something like it was seen, and from which seq on
+    all is retained.
+    """
+
+    evidence: Evidence
+    present: set[Key] = attrs.field(factory=set)
+    glimpsed: set[tuple[str, str]] = attrs.field(factory=set)
+    lowest: dict[tuple[str, str], int] = attrs.field(factory=dict)
+
+    @property
+    def _findings(self) -> Findings:
+        return self.evidence.findings
+
+    def judge(self) -> None:
+        """
+        Judge every log, then every receipt and publish against the logs.
+        """
+        for stream, logs in self.evidence.logs.items():
+            for log in logs.values():
+                self._judge_log(log, is_final=log.epoch == self.evidence.final_epoch[stream])
+                self._judge_published(log)
+        for key, payloads in self.evidence.sends.items():
+            if len(payloads) > 1:
+                self._find("duplicated", key, f"seq {key[2]} was given to {len(payloads)} different messages")
+        for key, outcomes in self.evidence.receipts.items():
+            self._judge_receipts(key, outcomes)
+        for publishes in self.evidence.publishes.values():
+            for publish in publishes:
+                self._judge_publish(publish)
+
+    def _find(self, kind: str, key: Key, what: str, receipt: h.Receipt | None = None) -> None:
+        producer, stream, seq = key
+        process, time = (None, None) if receipt is None else (receipt.process, receipt.time)
+        what = f"producer {producer!r}: {what}"
+        self._findings.add(kind, stream, what, process=process, span=(seq, seq), time=time)
+
+    def _judge_log(self, log: Log, is_final: bool) -> None:
+        highest: dict[str, int] = {}
+        seen: dict[Key, int] = {}
+        for effect in (*self._recovered(log), *map(log.held.__getitem__, log.offsets)):
+            if effect.producer is None or effect.seq is None:
+                continue
+            key = (effect.producer, log.stream, effect.seq)
+            if effect.payload not in self.evidence.sends.get(key, ()):
+                self._find(
+                    "phantom", key, f"offset {effect.offset} holds seq {effect.seq} as {effect.payload}: never sent"
+                )
+            elif key in seen:
+                self._find("duplicated", key, f"seq {effect.seq} is at offset {effect.offset} and at {seen[key]}")
+            elif effect.seq < highest.get(effect.producer, 0):
+                behind = highest[effect.producer]
+                self._find("reordered", key, f"seq {effect.seq} is at offset {effect.offset}, behind seq {behind}")
+            seen.setdefault(key, effect.offset)
+            highest[effect.producer] = max(effect.seq, highest.get(effect.producer, 0))
+            if is_final and effect.offset in log.held:
+                pair = (effect.producer, log.stream)
+                self.lowest[pair] = min(effect.seq, self.lowest.get(pair, effect.seq))
+        self.present.update(seen)
+
+    def _recovered(self, log: Log) -> collections.abc.Iterator[h.Effect]:
+        """
+        Yield the messages that only deliveries prove, with the one send that they can be; note those that could be
+        several.
+        """
+        for offset in sorted(log.observed):
+            payload = log.observed[offset]
+            origins = self.evidence.origins.get((log.stream, payload), set())
+            if not origins:
+                what = f"offset {offset} was delivered as {payload}: nobody sent or published that"
+                self._findings.add("phantom", log.stream, what, epoch=log.epoch, span=(offset, offset))
+            identity = next(iter(origins)) if len(origins) == 1 else None
+            if identity is None:
+                self.glimpsed.add((log.stream, payload))
+            else:
+                yield h.Effect(offset, payload, *identity)
+
+    def _judge_receipts(self, key: Key, outcomes: dict[str, h.Receipt]) -> None:
+        any_receipt = next(iter(outcomes.values()))
+        if key not in self.evidence.sends:
+            self._find("phantom", key, f"seq {key[2]} has a receipt and was never sent", any_receipt)
+        elif "ok" in outcomes and "fail" in outcomes:
+            self._find("false_receipt", key, f"seq {key[2]} was both committed and refused", outcomes["fail"])
+        elif "fail" in outcomes and key in self.present:
+            self._find("false_receipt", key, f"seq {key[2]} was refused, and the store holds it", outcomes["fail"])
+        elif "ok" in outcomes and not self._may_be_gone(key, outcomes["ok"]):
+            self._find(
+                "false_receipt", key, f"seq {key[2]} was committed, and the store has no such message", any_receipt
+            )
+
+    def _may_be_gone(self, key: Key, receipt: h.Receipt) -> bool:
+        """
+        Tell whether a committed message is there, or is missing for a reason that is not the library's.
+        """
+        producer, stream, seq = key
+        if key in self.present or any((stream, payload) in self.glimpsed for payload in self.evidence.sends[key]):
+            return True
+        if any(lost.first <= seq <= lost.last for lost in self.evidence.confessed.get((producer, stream), ())):
+            return True
+        if receipt.time <= self.evidence.forgiven_until.get(stream, -math.inf):
+            return True
+        if seq > self.lowest.get((producer, stream), seq):
+            return False  # an earlier one of its producer is retained: retention cannot have taken this one
+        logs = self.evidence.logs[stream]
+        return len(logs) > 1 or not logs[self.evidence.final_epoch[stream]].is_prefix_known()
+
+    def _judge_published(self, log: Log) -> None:
+        asked = collections.Counter(publish.payload for publish in self.evidence.publishes.get(log.stream, ()))
+        for effect in map(log.held.__getitem__, log.offsets):
+            if effect.producer is not None:
+                continue
+            asked[effect.payload] -= 1
+            if asked[effect.payload] >= 0:
+                continue
+            is_known = None in self.evidence.origins.get((log.stream, effect.payload), ())
+            what = "more often than it was published" if is_known else "and nobody published that"
+            self._findings.add(
+                "duplicated" if is_known else "phantom",
+                log.stream,
+                f"offset {effect.offset} holds {effect.payload}, {what}",
+                epoch=log.epoch,
+                span=(effect.offset, effect.offset),
+            )
+
+    def _judge_publish(self, publish: h.Publish) -> None:
+        if publish.offset is None or publish.epoch is None:
+            return
+        log = self.evidence.log(publish.stream, publish.epoch)
+        is_retained = log.floor is not None and publish.offset >= log.floor
+        if not is_retained or publish.time <= self.evidence.forgiven_until.get(publish.stream, -math.inf):
+            return
+        effect = log.held.get(publish.offset)
+        if effect is None or effect.payload != publish.payload:
+            self._findings.add(
+                "false_receipt",
+                publish.stream,
+                f"{publish.payload} was published at offset {publish.offset}, and the store does not hold it there",
+                process=publish.process,
+                epoch=publish.epoch,
+                span=(publish.offset, publish.offset),
+                time=publish.time,
+            )
