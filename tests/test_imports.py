@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LINT = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 
-def lint(tree: Path) -> tuple[int, str]:
+def lint(tree: Path, *options: str) -> tuple[int, str]:
     """Run import-linter on a tree; give its status and all that it said."""
-    command = [sys.executable, "-c", LINT, "--no-cache"]
+    command = [sys.executable, "-c", LINT, "--no-cache", *options]
     wide = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}  # so that no name of a contract is wrapped
     done = subprocess.run(command, cwd=tree, env=wide, capture_output=True, text=True, timeout=50)
     return done.returncode, done.stdout + done.stderr
@@ -113,3 +113,31 @@ def test_allowed_imports_keep_the_contracts(tree: Path, path: str, planted: str)
     (tree / path).write_text(planted + "\n")
     status, said = lint(tree)
     assert status == 0, said
+
+
+def floors_of_types(where: Path) -> list[str]:
+    """Write contracts for which imports under TYPE_CHECKING count; give the options that check the floors by them."""
+    text = (ROOT / "setup.cfg").read_text("utf-8")
+    counted = text.replace("exclude_type_checking_imports = True", "exclude_type_checking_imports = False")
+    assert counted != text
+    (where / "types.cfg").write_text(counted)
+    floors = ("--contract", "resilient_ws-floors", "--contract", "server_fixture-floors")
+    return ["--config", str(where / "types.cfg"), *floors]
+
+
+def test_floors_hold_for_types(tmp_path: Path) -> None:
+    """Arrows point down for annotations as well."""
+    status, said = lint(ROOT, *floors_of_types(tmp_path))
+    assert status == 0, said
+    assert "2 kept, 0 broken" in said
+
+
+def test_planted_type_breaks_its_floor(tree: Path) -> None:
+    """An annotation that needs a higher floor is found, though the purity contracts allow imports for types."""
+    planted = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import random\n"
+    (tree / "resilient_ws" / "frames.py").write_text(planted)
+    assert lint(tree)[0] == 0
+    (tree / "resilient_ws" / "frames.py").write_text(planted + "    from resilient_ws import session\n")
+    status, said = lint(tree, *floors_of_types(tree))
+    assert status == 1, said
+    assert "resilient_ws: arrows point down only BROKEN" in said
