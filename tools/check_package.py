@@ -23,6 +23,8 @@ DEPENDENCIES = {"attrs", "requests", "tenacity", "websocket-client"}
 IN_WHEEL = {
     f"{package}/{name}" for package in ("resilient_ws", "server_fixture") for name in ("__init__.py", "py.typed")
 }
+# Those that need nothing but pytest, and so run beside the four dependencies alone.
+BARE_TESTS = ("test_package.py", "test_exceptions.py", "test_config.py", "test_events.py", "test_frames.py")
 IN_SDIST = {"LICENSE", "README.md", "CHANGELOG.md", "setup.cfg", "tox.ini", "toxfile.py", "tests/test_package.py"}
 
 
@@ -100,10 +102,10 @@ def main() -> None:
         run(python, "-m", "pip", "install", "-q", str(wheel), cwd=work)
         run(python, "-m", "pip", "check", cwd=work)
         lay_out(work / "apart")
-        bare = work / "apart" / "tests" / "test_package.py"
+        tests = [str(work / "apart" / "tests" / name) for name in BARE_TESTS]
         # First with nothing but the four dependencies: pytest comes from a directory beside them.
         run(python, "-m", "pip", "install", "-q", "pytest", "pytest-timeout", cwd=work)
-        run(python, "-m", "pytest", str(bare), cwd=work / "apart", RESILIENT_WS_BARE="1")
+        run(python, "-m", "pytest", *tests, cwd=work / "apart", RESILIENT_WS_BARE="1")
 
 
 if __name__ == "__main__":
