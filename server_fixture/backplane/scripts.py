@@ -1,18 +1,18 @@
 """
 The atomic steps of the Redis backplane as Lua scripts.
 
-What lives here: script texts and the two constants that they carry. What never does: Python that runs them (``redis.py``), or
-the order of keys and arguments as seen from Python (``steps.py``). ``docs/backplane.md`` explains every key, argument and reply.
+What lives here: script texts, and the two constants that they carry. What never does: the Python that runs them
+(``redis.py``), or the order of keys and arguments in Python (``steps.py``). ``docs/backplane.md`` explains them.
 
-Rules of the scripts: every key is in KEYS and has one hash tag (``tick`` alone builds keys, in its own tag); replies are arrays
-of strings, the first of which names the answer; numbers are written by ``%.0f``, because Lua's own conversion keeps only
-14 digits; strings are compared byte by byte, because Lua's ``<`` follows the server's locale.
+Every key is in KEYS and has one hash tag (the tick alone builds keys, in its own tag). Replies are arrays of strings, the
+first names the answer. Numbers are written by ``%.0f``: Lua's own conversion keeps 14 digits. Strings are compared byte
+by byte: Lua's ``<`` follows the server's locale.
 """
 
 from __future__ import annotations
 
 SESSION_GRACE = 600
-"""Seconds, by the bucket's clock, for which an expired session is still known as expired, and its attempts are judged."""
+"""Seconds, by the bucket's clock, for which an expired session is still known, and its attempts are judged."""
 
 REMEMBERED_INSTANCES = 8
 """How many instances of a session are remembered with their last attempt (rule 3)."""
@@ -382,22 +382,17 @@ return answer()
 """
 
 
-def _on_sessions(text: str) -> str:
-    constants = f"local GRACE, REMEMBERED = {SESSION_GRACE}, {REMEMBERED_INSTANCES}\n"
-    return constants + _NUMBERS + _FENCES + _SESSIONS + text
+_CONSTANTS = f"local GRACE, REMEMBERED = {SESSION_GRACE}, {REMEMBERED_INSTANCES}\n"
+_SESSION_STEP = _CONSTANTS + _NUMBERS + _FENCES + _SESSIONS
+_STREAM_STEP = _NUMBERS + _FENCES + _SESSIONS + _STREAMS
 
-
-def _on_streams(text: str) -> str:
-    return _NUMBERS + _FENCES + _SESSIONS + _STREAMS + text
-
-
-ENTER_SESSION = _on_sessions(_ENTER_SESSION)
-REFRESH = _on_sessions(_REFRESH)
-CONFIRM = _on_sessions(_CONFIRM)
-END_SESSION = _on_sessions(_END_SESSION)
-TICK = _on_sessions(_TICK)
-TRIM_PRIVATE = _on_streams(_TRIM_PRIVATE)
-ENTER_STREAM = _on_streams(_ENTER_STREAM)
-APPEND = _on_streams(_APPEND)
-PUBLISH = _on_streams(_PUBLISH)
-READ = _on_streams(_READ)
+ENTER_SESSION = _SESSION_STEP + _ENTER_SESSION
+REFRESH = _SESSION_STEP + _REFRESH
+CONFIRM = _SESSION_STEP + _CONFIRM
+END_SESSION = _SESSION_STEP + _END_SESSION
+TICK = _SESSION_STEP + _TICK
+TRIM_PRIVATE = _STREAM_STEP + _TRIM_PRIVATE
+ENTER_STREAM = _STREAM_STEP + _ENTER_STREAM
+APPEND = _STREAM_STEP + _APPEND
+PUBLISH = _STREAM_STEP + _PUBLISH
+READ = _STREAM_STEP + _READ
