@@ -60,20 +60,23 @@ class Liveness:
 
     def ping_due(self, now: float) -> bool:
         """Say whether to send a ping now; when it says so, send it and call :meth:`pinged`."""
-        self._decided_at = max(self._decided_at, now)
-        return self._lost_at is None and now >= self._due_at
+        return self._decided(self._lost_at is None and now >= self._due_at, now)
 
     def lost(self, now: float) -> bool:
         """Say whether the peer has had its time; when it says so, the connection is to be shut."""
-        self._decided_at = max(self._decided_at, now)
-        return self._lost_at is not None and now >= self._lost_at
+        return self._decided(self._lost_at is not None and now >= self._lost_at, now)
+
+    def _decided(self, answer: bool, now: float) -> bool:
+        if answer:
+            self._decided_at = max(self._decided_at, now)
+        return answer
 
     def next_deadline(self) -> float:
         """
         Return when to ask again.
 
-        Never before the last decision: where the caller was told to ping or to shut and has not done so, it is a while
-        after that, so that a timer cannot spin.
+        Always after the last time that the caller was told to ping or to shut: where it has not done so, it is asked
+        again a while later, so that a timer cannot spin.
         """
         deadline = self._due_at if self._lost_at is None else self._lost_at
         if deadline > self._decided_at:
