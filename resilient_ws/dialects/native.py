@@ -35,6 +35,9 @@ _HEADER = re.compile(
     r"([1-9][0-9]{0,15})(?:-(0|[1-9][0-9]{0,15})|\*([1-9][0-9]{0,3}))?"
     r"((?:;[a-z][a-z0-9_]{0,15}(?:=[A-Za-z0-9._~-]{0,64})?)*)\Z"
 )
+# Nearly all data is plain: no attribute, and a number of at most 15 digits is below 2^53. Whatever else is _HEADER's.
+_PLAIN = re.compile(r"([A-Za-z0-9_~][A-Za-z0-9._~/-]{0,127}):([1-9][0-9]{0,14}):")
+_PLAIN_BINARY = re.compile(_PLAIN.pattern.encode())
 _LENGTHS = re.compile(rb"(?:0|[1-9][0-9]{0,9})(?:,(?:0|[1-9][0-9]{0,9}))*\Z")
 _PRODUCER = re.compile(r"(?:0|[1-9][0-9]{0,3})\Z")
 
@@ -157,46 +160,51 @@ class _NativeCodec:
         run: list[Payload] = []
         number, head, tail = 0, "", ""
         for message in messages:
-            if expected is not None and message.startswith(
-                expected if isinstance(message, str) else expected.encode()  # type: ignore[arg-type]
-            ):
+            is_text = isinstance(message, str)
+            if expected is not None and message.startswith(expected if is_text else expected.encode()):  # type: ignore[arg-type]
                 run.append(message[len(expected) :])
                 number += 1
-            elif isinstance(message, str) and message.startswith("{"):
-                items.append(native_control.load(message, self._sent, self._other))
+            elif is_text and message.startswith("{"):  # type: ignore[arg-type]
+                items.append(native_control.load(message, self._sent, self._other))  # type: ignore[arg-type]
                 expected = None
                 continue
             else:
-                header = _Header(message, from_server=self._from_server)
-                batch = self._one(message, header)
+                batch, attributes = self._data(message)
                 items.append(batch)
-                if header.count is not None or header.prev is not None or header.text:
+                if attributes is None:
                     expected = None
                     continue
-                run, number = batch.payloads, header.number + 1
-                head, tail = f"{header.stream}:", f"{header.attributes}:"
+                run, number = batch.payloads, batch.first + 1  # type: ignore[operator]
+                head, tail = f"{batch.stream}:", f"{attributes}:"
             expected = f"{head}{number}{tail}" if number <= MAX_NUMBER else None
 
-    @staticmethod
-    def _one(message: Wire, header: _Header) -> Batch:
+    def _data(self, message: Wire) -> tuple[Batch, str | None]:
+        """Return a batch, and the attributes with which another message would continue it (None: none could)."""
+        plain = _PLAIN.match(message) if isinstance(message, str) else _PLAIN_BINARY.match(message)
+        if plain is not None:
+            stream, number = plain.groups()
+            name = stream if isinstance(stream, str) else stream.decode()
+            return Batch(name, int(number), [message[plain.end() :]]), ""
+        header = _Header(message, from_server=self._from_server)
         if header.count is not None:
-            return _batch(message, header)
+            return _batch(message, header), None
         payload: Payload = message[header.body :]
         if header.text and isinstance(payload, bytes):
             payload = _text(payload)
-        return Batch(header.stream, header.number, [payload], prev=header.prev, producer=header.producer)
+        batch = Batch(header.stream, header.number, [payload], prev=header.prev, producer=header.producer)
+        return batch, None if header.prev is not None or header.text else header.attributes
 
     def encode(self, items: Sequence[Item]) -> list[Wire]:
         """Translate into WebSocket messages; see :meth:`resilient_ws.dialects.Codec.encode`."""
         wires: list[Wire] = []
         for item in items:
             if type(item) is Batch:
-                wires.extend(self._data(item))
+                wires.extend(self._written(item))
             else:
                 wires.append(self._dump(item))  # type: ignore[arg-type]
         return wires
 
-    def _data(self, batch: Batch) -> Iterator[Wire]:
+    def _written(self, batch: Batch) -> Iterator[Wire]:
         """Write a batch: a message that stands alone in the short form, others in batch frames of one type."""
         number, payloads = batch.first, batch.payloads
         if number is None or (batch.prev is not None if self._from_server else batch.producer):
@@ -228,15 +236,14 @@ def _long(header: str, payloads: list[bytes]) -> Wire:
 
 
 def _chunks(payloads: list[bytes]) -> Iterator[tuple[int, int]]:
-    """Cut where a batch frame is full; every chunk has at least one message."""
+    """Cut ``payloads`` (at least one) where a batch frame is full; every chunk has at least one message."""
     begin, size = 0, 0
     for index, payload in enumerate(payloads):
         if index > begin and (index - begin == BATCH_MESSAGES or size + len(payload) > BATCH_BYTES):
             yield begin, index
             begin, size = index, 0
         size += len(payload)
-    if begin < len(payloads):
-        yield begin, len(payloads)
+    yield begin, len(payloads)
 
 
 class Native:
