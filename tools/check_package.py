@@ -103,7 +103,7 @@ def main() -> None:
         run(python, "-m", "pip", "check", cwd=work)
         lay_out(work / "apart")
         tests = [str(work / "apart" / "tests" / name) for name in BARE_TESTS]
-        # First with nothing but the four dependencies: pytest comes from a directory beside them.
+        # No extra: what is missing then must be said, not crash.
         run(python, "-m", "pip", "install", "-q", "pytest", "pytest-timeout", cwd=work)
         run(python, "-m", "pytest", *tests, cwd=work / "apart", RESILIENT_WS_BARE="1")
 
