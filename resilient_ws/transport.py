@@ -237,11 +237,11 @@ class Transport:
         Raises:
             ConnectionLost: the connection is dead or closing; whether earlier messages arrived is not known.
         """
-        frames = b"".join([_frame(message, TEXT if isinstance(message, str) else BINARY) for message in messages])
+        frames = [_frame(message, TEXT if isinstance(message, str) else BINARY) for message in messages]
         with self._lock:
             if self._sent_close is not None:
                 raise self._ended("nothing can be written after our close frame")
-            self._out.append(frames)
+            self._out.extend(frames)
             return self._push()
 
     def flush(self) -> bool:
@@ -317,7 +317,7 @@ class Transport:
         self._sent_close = (code, text)
         # 1005 is what we call an empty close frame; its answer is empty too.
         payload = b"" if code == 1005 else code.to_bytes(2, "big") + text.encode()
-        self._out.append(_frame(payload, CLOSE))
+        self._out.extend([_frame(payload, CLOSE)])
 
     def shut(self) -> None:
         """End the connection at once; safe, and wakes a selector, while other threads use it."""
@@ -348,10 +348,11 @@ class _Outgoing:
         self._urgent: dict[int, bytes] = {}
         self._queue: deque[bytes] = deque()
 
-    def append(self, frames: bytes) -> None:
-        if frames:
-            self._queue.append(frames)
-            self.size += len(frames)
+    def extend(self, frames: list[bytes]) -> None:
+        size = sum(map(len, frames))
+        self.size += size
+        # A large batch stays in its frames, so that a ping or pong need not wait for all of it.
+        self._queue.extend([b"".join(frames)] if 0 < size <= _PIECE else frames)
 
     def urgent(self, opcode: int, frame: bytes) -> None:
         self.size += len(frame) - len(self._urgent.get(opcode, b""))

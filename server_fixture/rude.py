@@ -1,9 +1,8 @@
 """
-A raw-socket server that breaks every rule on request, for tests of WebSocket clients.
+A server that breaks every rule on request, for tests of WebSocket clients: one behaviour per rule.
 
-A *behaviour* is a function of one :class:`Caller`, run in a thread of its own per connection; it returns when it has
-nothing more to do, and then the connection is ended with FIN. Nothing here imports a third-party package or
-resilient_ws, and nothing here is correct on purpose: for a server that keeps the rules see node.py.
+Standard library only, and never resilient_ws, so that any client's tests can use it. Nothing here is a model to follow:
+for a server that keeps the rules see node.py.
 
     with RudeServer(html_200) as server:
         ...                                   # dial server.url, look at server.requests
@@ -11,298 +10,73 @@ resilient_ws, and nothing here is correct on purpose: for a server that keeps th
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import hashlib
-import os
-import socket
-import ssl
-import struct
-import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from types import TracebackType
+from collections.abc import Callable, Iterable
 
-TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+from server_fixture.raw import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Behaviour,
+    Caller,
+    Request,
+    RudeServer,
+    accept_upgrade,
+    accept_value,
+    answer,
+    close_frame,
+    first_offered,
+    frame,
+)
 
-
-@dataclass(frozen=True)
-class Request:
-    """
-    The head of one upgrade request as it was read.
-
-    Attributes:
-        line: ``GET /path HTTP/1.1``.
-        headers: Names in lower case, in order.
-        raw: Every byte of it.
-    """
-
-    line: str
-    headers: tuple[tuple[str, str], ...]
-    raw: bytes
-
-    def get(self, name: str) -> str | None:
-        """Give the first value of a header, by its lower-case name."""
-        return next((value for key, value in self.headers if key == name), None)
-
-
-@dataclass
-class Caller:
-    """
-    One accepted connection, in the hands of a behaviour.
-
-    Attributes:
-        socket: The accepted socket, blocking.
-        server: The server that accepted it.
-        number: 0 for the server's first connection.
-        request: The upgrade request, once it was read.
-    """
-
-    socket: socket.socket
-    server: RudeServer
-    number: int
-    request: Request | None = None
-    _unread: bytearray = field(default_factory=bytearray)
-
-    def read_request(self) -> Request:
-        """Read the request up to its empty line; EOFError where the client goes first."""
-        while b"\r\n\r\n" not in self._unread:
-            self._fill()
-        head, _, rest = bytes(self._unread).partition(b"\r\n\r\n")
-        self._unread = bytearray(rest)
-        line, *lines = head.decode("latin-1").split("\r\n")
-        pairs = [item.partition(":") for item in lines]
-        self.request = Request(line, tuple((name.lower(), value.strip()) for name, _, value in pairs), head)
-        self.server.note(self.request)
-        return self.request
-
-    def read(self, count: int) -> bytes:
-        """Read exactly so many bytes; EOFError where the client goes first."""
-        while len(self._unread) < count:
-            self._fill()
-        data = bytes(self._unread[:count])
-        del self._unread[:count]
-        return data
-
-    def read_frame(self) -> tuple[int, bytes]:
-        """Read one frame of the client; give its opcode and its payload, unmasked."""
-        first, second = self.read(2)
-        length = second & 0x7F
-        if length > 125:
-            length = int.from_bytes(self.read(2 if length == 126 else 8), "big")
-        mask = self.read(4) if second & 0x80 else bytes(4)
-        payload = self.read(length)
-        key = (mask * (length // 4 + 1))[:length]
-        return first & 0x0F, (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(length, "big")
-
-    def send(self, *parts: bytes) -> None:
-        """Send everything in one call, so that it arrives in one segment where the system allows."""
-        self.socket.sendall(b"".join(parts))
-
-    def wait_gone(self) -> None:
-        """Read and forget until the client ends the connection or the server stops."""
-        with contextlib.suppress(OSError):
-            while self.socket.recv(1 << 16):
-                pass
-
-    def reset(self) -> None:
-        """End the connection with RST."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
-
-    def _fill(self) -> None:
-        data = self.socket.recv(1 << 16)
-        if not data:
-            raise EOFError("the client ended the connection")
-        self._unread += data
-
-
-Behaviour = Callable[[Caller], object]
-
-
-class RudeServer:
-    """
-    Listen on a port of its own and treat every connection as the script says.
-
-    Args:
-        script: One behaviour for all connections, or one each, of which the last goes on for all that follow.
-        tls: A server context, to speak TLS.
-        host: An address of this machine.
-
-    Attributes:
-        port: The port.
-        url: What a client dials.
-        connections: How many were accepted.
-        requests: The requests that were read, in order.
-        errors: Exceptions of behaviours that are not the client's going.
-    """
-
-    def __init__(
-        self, script: Behaviour | Sequence[Behaviour], *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
-    ) -> None:
-        self._script: Sequence[Behaviour] = [script] if callable(script) else list(script)
-        self._tls = tls
-        self._changed = threading.Condition()
-        self._sockets: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        self.connections = 0
-        self.requests: list[Request] = []
-        self.errors: list[BaseException] = []
-        self._listener = socket.create_server((host, 0), backlog=64)
-        self.port: int = self._listener.getsockname()[1]
-        self.url = f"{'wss' if tls else 'ws'}://{'localhost' if tls else host}:{self.port}/"
-
-    def __enter__(self) -> RudeServer:
-        thread = threading.Thread(target=self._accept, name="rude-accept", daemon=True)
-        thread.start()
-        self._threads.append(thread)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """End every connection and wait for every behaviour."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        with self._changed:
-            sockets, threads = list(self._sockets), list(self._threads)
-        for sock in sockets:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-        for thread in threads:
-            thread.join(5)
-
-    def note(self, request: Request) -> None:
-        """Record a request and wake who waits for it."""
-        with self._changed:
-            self.requests.append(request)
-            self._changed.notify_all()
-
-    def wait_for(self, condition: Callable[[RudeServer], bool], timeout: float = 5.0) -> bool:
-        """Wait until a condition on connections, requests or errors holds; False where it did not in time."""
-        with self._changed:
-            return self._changed.wait_for(lambda: condition(self), timeout)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._changed:
-                number = self.connections
-                self.connections += 1
-                self._sockets.append(sock)
-                thread = threading.Thread(target=self._serve, args=(sock, number), name="rude-serve", daemon=True)
-                self._threads.append(thread)
-                self._changed.notify_all()
-            thread.start()
-
-    def _serve(self, sock: socket.socket, number: int) -> None:
-        behaviour = self._script[min(number, len(self._script) - 1)]
-        try:
-            if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_side=True)
-                with self._changed:
-                    self._sockets.append(sock)
-            behaviour(Caller(sock, self, number))
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_WR)
-            Caller(sock, self, number).wait_gone()
-        except (OSError, EOFError):
-            pass
-        except BaseException as error:
-            with self._changed:
-                self.errors.append(error)
-                self._changed.notify_all()
-        finally:
-            sock.close()
-
-
-# -- building blocks --------------------------------------------------------------------------------------------------
-
-
-def frame(
-    opcode: int,
-    payload: bytes = b"",
-    fin: bool = True,
-    *,
-    rsv: int = 0,
-    mask: bytes | None = None,
-    length: int | None = None,
-) -> bytes:
-    """
-    Build one frame, right or wrong.
-
-    Args:
-        opcode: 0 to 15.
-        payload: Its bytes.
-        fin: Whether the message ends with it.
-        rsv: The three reserved bits, 0 to 7.
-        mask: A key of four bytes to mask it with, which servers must not.
-        length: The length to announce instead of the true one.
-    """
-    size = len(payload) if length is None else length
-    bit = 0x80 if mask is not None else 0
-    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
-    if size < 126:
-        head += bytes([bit | size])
-    elif size < 1 << 16:
-        head += struct.pack("!BH", bit | 126, size)
-    else:
-        head += struct.pack("!BQ", bit | 127, size)
-    if mask is None:
-        return head + payload
-    return head + mask + bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
-
-
-def close_frame(code: int, reason: str = "") -> bytes:
-    """Build a close frame."""
-    return frame(CLOSE, struct.pack("!H", code) + reason.encode())
-
-
-def accept_value(request: Request) -> str:
-    """Give the right Sec-WebSocket-Accept for a request."""
-    key = (request.get("sec-websocket-key") or "").encode()
-    return base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()
-
-
-def answer(request: Request, *, accept: str | None = None, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-    """Build a 101; without a subprotocol, and right where nothing else is asked for."""
-    lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
-    lines.append(f"Sec-WebSocket-Accept: {accept_value(request) if accept is None else accept}")
-    lines += [f"{name}: {value}" for name, value in headers]
-    return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
-
-
-def first_offered(request: Request) -> list[tuple[str, str]]:
-    """Give the header that chooses the first subprotocol offered, or none."""
-    offered = request.get("sec-websocket-protocol")
-    return [] if offered is None else [("Sec-WebSocket-Protocol", offered.split(",")[0].strip())]
-
-
-def accept_upgrade(
-    caller: Caller, *, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] = (), behind: bytes = b""
-) -> Request:
-    """
-    Read the request and answer it rightly.
-
-    Args:
-        subprotocol: The one to choose; None is the first that the client offers.
-        headers: More headers for the 101.
-        behind: Bytes to send in the same call as the 101.
-    """
-    request = caller.read_request()
-    chosen = first_offered(request) if subprotocol is None else [("Sec-WebSocket-Protocol", subprotocol)]
-    caller.send(answer(request, headers=[*chosen, *headers]), behind)
-    return request
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "CONTINUATION",
+    "PING",
+    "PONG",
+    "TEXT",
+    "Behaviour",
+    "Caller",
+    "Request",
+    "RudeServer",
+    "accept_upgrade",
+    "accept_value",
+    "accept_wrong_case",
+    "after_upgrade",
+    "answer",
+    "bad_utf8",
+    "close_frame",
+    "cut_101",
+    "drip",
+    "echo",
+    "endless_fragments",
+    "endless_header_line",
+    "endless_headers",
+    "first_offered",
+    "flap",
+    "fragmented_control",
+    "frame",
+    "garbage_frames",
+    "html_200",
+    "http",
+    "huge_body",
+    "length_2_62",
+    "masked_frame",
+    "no_close_after_close",
+    "ping_flood",
+    "redirect",
+    "ssh_banner",
+    "status",
+    "stop_reading",
+    "truncated_utf8",
+    "unasked_extension",
+    "unasked_subprotocol",
+    "upgrade_never",
+    "wrong_accept",
+]
 
 
 def after_upgrade(*parts: bytes, then: Behaviour | None = None) -> Behaviour:
@@ -325,3 +99,155 @@ def echo(caller: Caller) -> None:
         caller.send(frame(PONG if opcode == PING else opcode, payload) if opcode != PONG else b"")
         if opcode == CLOSE:
             return
+
+
+# -- behaviours: HTTP -------------------------------------------------------------------------------------------------
+
+
+def upgrade_never(caller: Caller) -> None:
+    """Read the request and never answer."""
+    caller.read_request()
+    caller.wait_gone()
+
+
+def status(code: int, *, headers: Iterable[tuple[str, str]] = (), body: bytes = b"") -> Behaviour:
+    """Answer with a status, headers and a body."""
+    lines = [f"HTTP/1.1 {code} Rude", f"Content-Length: {len(body)}", *(f"{name}: {value}" for name, value in headers)]
+    return http("".join(f"{line}\r\n" for line in lines).encode() + b"\r\n" + body)
+
+
+def http(*parts: bytes) -> Behaviour:
+    """Answer with these very bytes, one call each."""
+
+    def behave(caller: Caller) -> None:
+        caller.read_request()
+        for part in parts:
+            caller.send(part)
+
+    return behave
+
+
+def redirect(url: str, code: int = 302) -> Behaviour:
+    """Answer with a redirect."""
+    return status(code, headers=[("Location", url)])
+
+
+#: A captive portal: 200 and a page.
+html_200 = status(200, headers=[("Content-Type", "text/html")], body=b"<html>Please log in</html>")
+
+#: Not HTTP at all.
+ssh_banner = http(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+
+def _upgrade_with(change: Callable[[Request], bytes]) -> Behaviour:
+    def behave(caller: Caller) -> None:
+        caller.send(change(caller.read_request()))
+        caller.wait_gone()
+
+    return behave
+
+
+#: A Sec-WebSocket-Accept that answers another key.
+wrong_accept = _upgrade_with(lambda request: answer(request, accept="s3pPLMBiTxaQ9kYGzzhZRbK+xOo="))
+
+#: The right one with upper and lower case exchanged, which Base64 makes a wrong one.
+accept_wrong_case = _upgrade_with(lambda request: answer(request, accept=accept_value(request).swapcase()))
+
+#: A subprotocol that nobody offered.
+unasked_subprotocol = _upgrade_with(lambda request: answer(request, headers=[("Sec-WebSocket-Protocol", "unasked")]))
+
+#: An extension that nobody offered.
+unasked_extension = _upgrade_with(
+    lambda request: answer(request, headers=[("Sec-WebSocket-Extensions", "permessage-deflate")])
+)
+
+
+def cut_101(count: int) -> Behaviour:
+    """Send so many bytes of a right 101, then FIN."""
+
+    def behave(caller: Caller) -> None:
+        request = caller.read_request()
+        caller.send(answer(request, headers=first_offered(request))[:count])
+
+    return behave
+
+
+def drip(interval: float = 0.05) -> Behaviour:
+    """Send a 101 that never ends, one byte at a time."""
+
+    def behave(caller: Caller) -> None:
+        caller.read_request()
+        caller.send(b"HTTP/1.1 101 Switching Protocols\r\nX-Slow: ")
+        while not caller.server.stopping.wait(interval):
+            caller.send(b"s")
+
+    return behave
+
+
+def _for_ever(start: bytes, again: bytes) -> Behaviour:
+    def behave(caller: Caller) -> None:
+        caller.read_request()
+        caller.send(start)
+        while not caller.server.stopping.is_set():
+            caller.send(again)
+
+    return behave
+
+
+#: A header line without an end.
+endless_header_line = _for_ever(b"HTTP/1.1 101 Switching Protocols\r\nX-Long: ", b"x" * 4096)
+
+#: Headers without an end.
+endless_headers = _for_ever(b"HTTP/1.1 101 Switching Protocols\r\n", b"X-Again: and again\r\n" * 10)
+
+#: An error whose body does not end, with a Content-Length that says so.
+huge_body = _for_ever(b"HTTP/1.1 500 Rude\r\nContent-Length: 400000000000\r\n\r\n", b"x" * 65536)
+
+
+# -- behaviours: frames -----------------------------------------------------------------------------------------------
+
+masked_frame = after_upgrade(frame(TEXT, b"masked", mask=b"abcd"))
+fragmented_control = after_upgrade(frame(PONG, b"part", fin=False))
+length_2_62 = after_upgrade(frame(BINARY, length=1 << 62))
+bad_utf8 = after_upgrade(frame(TEXT, b"\xff\xfe"))
+truncated_utf8 = after_upgrade(frame(TEXT, "euro \u20ac".encode()[:-1]))
+garbage_frames = after_upgrade(bytes(range(0x70, 0xF0)))
+
+
+def endless_fragments(caller: Caller) -> None:
+    """Upgrade and send fragments without an end."""
+    accept_upgrade(caller)
+    caller.send(frame(BINARY, b"x" * 4096, fin=False))
+    while not caller.server.stopping.is_set():
+        caller.send(frame(CONTINUATION, b"x" * 4096, fin=False))
+
+
+def ping_flood(count: int) -> Behaviour:
+    """Upgrade, send so many pings, numbered, and one text ``over`` behind them; read nothing before it is out."""
+
+    def behave(caller: Caller) -> None:
+        accept_upgrade(caller)
+        for number in range(count):
+            caller.send(frame(PING, b"%d" % number))
+        caller.send(frame(TEXT, b"over"))
+        caller.wait_gone()
+
+    return behave
+
+
+def flap(caller: Caller) -> None:
+    """Upgrade and close at once."""
+    accept_upgrade(caller)
+
+
+def no_close_after_close(caller: Caller) -> None:
+    """Upgrade, send a close frame, and keep the TCP connection for ever."""
+    accept_upgrade(caller, behind=close_frame(1001, "going"))
+    caller.wait_gone()
+    caller.server.stopping.wait()
+
+
+def stop_reading(caller: Caller) -> None:
+    """Upgrade and never read again; the client's send buffer fills."""
+    accept_upgrade(caller)
+    caller.server.stopping.wait()
