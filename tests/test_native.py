@@ -197,6 +197,18 @@ def test_only_a_client_names_a_producer() -> None:
         refused(server(), f"t:5{value}:x")
 
 
+def test_only_a_client_withdraws_a_message() -> None:
+    """Attribute void is a code on an empty message; from a server it is an unknown attribute like any other."""
+    assert server().decode([b"t:5;p=1;void=expired:"]) == [Batch("t", 5, [b""], producer=1, void="expired")]
+    assert server().decode([b"t:5*2;void=x:0,0:"]) == [Batch("t", 5, [b"", b""], void="x")]
+    twice = [b"t:5;void=x:", b"t:6;void=x:"]
+    assert server().decode(twice) == [Batch("t", 5, [b""], void="x"), Batch("t", 6, [b""], void="x")]
+    assert client().decode(["t:5;void=x:y"]) == [Batch("t", 5, ["y"])]
+    for wire in ("t:5;void:", "t:5;void=:", "t:5;void=a~b:", "t:5;void=x:y", b"t:5*2;void=x:0,1:y"):
+        refused(server(), wire)
+    assert client().encode([Batch("t", 5, [b""], producer=1, void="x")]) == [b"t:5;p=1;void=x:"]
+
+
 @pytest.mark.parametrize(
     ("wires", "batches"),
     [
@@ -295,6 +307,7 @@ def test_each_side_writes_its_own_attributes_only() -> None:
     for codec, batch in (
         (client(), Batch("t", 5, ["a"], prev=3)),
         (server(), Batch("t", 5, ["a"], producer=1)),
+        (server(), Batch("t", 5, [""], void="x")),
         (client(), Batch("t", None, ["a"])),
     ):
         with pytest.raises(LocalProtocolError, match="needs 'first'"):
@@ -771,7 +784,11 @@ server_frames: st.SearchStrategy[Any] = st.one_of(
 )
 payloads = st.lists(st.text(max_size=20) | st.binary(max_size=20), min_size=1, max_size=80)
 firsts = st.integers(1, MAX_NUMBER - 100)
-client_batches: st.SearchStrategy[Any] = st.builds(Batch, names, firsts, payloads, producer=indices)
+empties = st.integers(1, 3).map(lambda count: [b""] * count)
+client_batches: st.SearchStrategy[Any] = st.one_of(
+    st.builds(Batch, names, firsts, payloads, producer=indices),
+    st.builds(Batch, names, firsts, empties, producer=indices, void=opaque),
+)
 
 
 @st.composite
@@ -791,7 +808,7 @@ def flat(items: list[Item]) -> list[Any]:
             continue
         assert item.first is not None
         for index, payload in enumerate(item.payloads):
-            out.append((item.stream, item.first + index, item.producer, item.prev, payload))
+            out.append((item.stream, item.first + index, item.producer, item.prev, item.void, payload))
     return out
 
 

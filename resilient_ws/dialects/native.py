@@ -39,13 +39,14 @@ _HEADER = re.compile(
 _PLAIN = re.compile(r"([A-Za-z0-9_~][A-Za-z0-9._~/-]{0,127}):([1-9][0-9]{0,14}):")
 _PLAIN_BINARY = re.compile(_PLAIN.pattern.encode())
 _LENGTHS = re.compile(rb"(?:0|[1-9][0-9]{0,9})(?:,(?:0|[1-9][0-9]{0,9}))*\Z")
+_CODE = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _PRODUCER = re.compile(r"(?:0|[1-9][0-9]{0,3})\Z")
 
 
 class _Header:
     """What stands before the payload of one data frame; ``body`` is where the payload, or a batch's lengths, begin."""
 
-    __slots__ = ("attributes", "body", "count", "number", "prev", "producer", "stream", "text")
+    __slots__ = ("attributes", "body", "count", "number", "prev", "producer", "stream", "text", "void")
 
     def __init__(self, message: Wire, *, from_server: bool) -> None:
         name_end, self.body = _colons(message)
@@ -63,6 +64,7 @@ class _Header:
         if attributes.get("text") is not None:
             raise Bad("attribute 'text' has no value")
         self.producer = 0 if from_server or "p" not in attributes else _producer(attributes["p"])
+        self.void = None if from_server or "void" not in attributes else _code(attributes["void"])
         if self.number > MAX_NUMBER - (self.count or 1) + 1:
             raise Bad("the number of a message is above 2^53 - 1")
         if self.prev is not None and (not from_server or self.prev >= self.number):
@@ -105,6 +107,12 @@ def _producer(value: str | None) -> int:
     return int(value)
 
 
+def _code(value: str | None) -> str:
+    if value is None or _CODE.match(value) is None:
+        raise Bad("attribute 'void' is not a code")
+    return value
+
+
 def _text(payload: bytes) -> str:
     try:
         return payload.decode()
@@ -113,9 +121,17 @@ def _text(payload: bytes) -> str:
 
 
 def _batch(message: Wire, header: _Header) -> Batch:
-    """Take a batch frame apart."""
-    count = header.count
-    if count is None or count > MAX_BATCH or not isinstance(message, bytes):
+    """Return the batch of one data frame whose header is known."""
+    payloads: list[Payload] = [message[header.body :]] if header.count is None else [*_parts(message, header)]
+    if header.text:
+        payloads = [_text(payload) if isinstance(payload, bytes) else payload for payload in payloads]
+    return Batch(header.stream, header.number, payloads, prev=header.prev, producer=header.producer, void=header.void)
+
+
+def _parts(message: Wire, header: _Header) -> list[bytes]:
+    """Cut a batch frame's payloads out."""
+    count = header.count or 1
+    if count > MAX_BATCH or not isinstance(message, bytes):
         raise Bad(f"a batch frame is not binary, or carries more than {MAX_BATCH} messages")
     start = message.find(b":", header.body, header.body + count * _MAX_LENGTH) + 1
     listed = message[header.body : max(start - 1, 0)]
@@ -124,9 +140,7 @@ def _batch(message: Wire, header: _Header) -> Batch:
     ends = list(accumulate(map(int, listed.split(b",")), initial=start))
     if ends[-1] != len(message):
         raise Bad("the lengths of a batch frame do not add up to its size")
-    parts = [message[begin:end] for begin, end in pairwise(ends)]
-    payloads: list[Payload] = [_text(part) for part in parts] if header.text else list(parts)
-    return Batch(header.stream, header.number, payloads, producer=header.producer)
+    return [message[begin:end] for begin, end in pairwise(ends)]
 
 
 class _NativeCodec:
@@ -186,13 +200,11 @@ class _NativeCodec:
             name = stream if isinstance(stream, str) else stream.decode()
             return Batch(name, int(number), [message[plain.end() :]]), ""
         header = _Header(message, from_server=self._from_server)
-        if header.count is not None:
-            return _batch(message, header), None
-        payload: Payload = message[header.body :]
-        if header.text and isinstance(payload, bytes):
-            payload = _text(payload)
-        batch = Batch(header.stream, header.number, [payload], prev=header.prev, producer=header.producer)
-        return batch, None if header.prev is not None or header.text else header.attributes
+        batch = _batch(message, header)
+        if header.void is not None and any(batch.payloads):
+            raise Bad("a message that was withdrawn has a payload")
+        is_alone = header.count is not None or header.prev is not None or header.void is not None or header.text
+        return batch, None if is_alone else header.attributes
 
     def encode(self, items: Sequence[Item]) -> list[Wire]:
         """Translate into WebSocket messages; see :meth:`resilient_ws.dialects.Codec.encode`."""
@@ -207,9 +219,12 @@ class _NativeCodec:
     def _written(self, batch: Batch) -> Iterator[Wire]:
         """Write a batch: a message that stands alone in the short form, others in batch frames of one type."""
         number, payloads = batch.first, batch.payloads
-        if number is None or (batch.prev is not None if self._from_server else batch.producer):
-            raise LocalProtocolError(f"{batch!r}: needs 'first'; only a client names a producer, only a server 'prev'")
+        foreign = batch.prev is not None if self._from_server else batch.producer or batch.void is not None
+        if number is None or foreign:
+            raise LocalProtocolError(f"{batch!r}: needs 'first'; a client sends no 'prev', a server no 'p' and 'void'")
         stream, mark = batch.stream, f";p={batch.producer}" if batch.producer else ""
+        if batch.void is not None:
+            mark += f";void={batch.void}"
         if len(payloads) == 1 or batch.prev is not None:
             skipped = "" if batch.prev is None else f"-{batch.prev}"
             yield _short(f"{stream}:{number}{skipped}{mark}:", payloads[0])
