@@ -25,7 +25,9 @@ def _not_negative(instance: object, attribute: attrs.Attribute[Any], value: floa
 def _one_of(*allowed: str) -> Any:
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if value not in allowed:
-            raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be one of {', '.join(map(repr, allowed))}")
+            raise ValueError(
+                f"{type(instance).__name__}({attribute.name}={value!r}): must be one of {', '.join(map(repr, allowed))}"
+            )
 
     return check
 
@@ -36,11 +38,11 @@ class Retry:
     When to try again.
 
     Attributes:
-        wait: A tenacity wait object: the *ceiling* of the delay before attempt n; the delay is drawn uniformly from 0 to it
-            (full jitter). Default: 0.5 s doubling to 30 s.
+        wait: A tenacity wait object: the *ceiling* of the delay before attempt n; the delay is drawn uniformly from
+            0 to it (full jitter). Default: 0.5 s doubling to 30 s.
         stop: A tenacity stop object over attempts and the seconds since the last stable time, or None: for ever.
-        stable_after: Seconds that a connection must have been up, with one ack or answered ping after it, before the backoff
-            starts anew.
+        stable_after: Seconds that a connection must have been up, with one ack or answered ping in it, before the
+            backoff starts anew.
         connect_timeout: Seconds for one attempt (name, TCP, TLS, upgrade, welcome); grows with the attempts to
             ``max_connect_timeout``.
         max_connect_timeout: Its ceiling.
@@ -96,8 +98,9 @@ class Outbox:
     Attributes:
         max_messages: At most this many messages.
         max_bytes: At most this many payload bytes (a single larger message is accepted only into an empty outbox).
-        policy: What ``send()`` does when it is full: ``block`` (for ``send_timeout`` seconds, then OutboxFull), ``raise``,
-            ``drop_oldest`` (never one that was written to a connection) or ``drop_newest``; every drop is an event.
+        policy: What ``send()`` does when it is full: ``block`` (for ``send_timeout`` seconds, then OutboxFull),
+            ``raise``, ``drop_oldest`` (never one that was written to a connection) or ``drop_newest``; every drop is
+            an event.
         send_timeout: Seconds that ``block`` waits.
         indefinite: What happens to unacked messages that the server may or may not have stored long ago (rule 11):
             ``resend`` (reported) or ``raise`` (their receipts fail).

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Union
 
 import attrs
 
-from resilient_ws.frames import Payload, Position
+from resilient_ws.frames import Position
 
 
 class Owner(Protocol):
@@ -109,7 +109,7 @@ class Receipt:
             raise outcome
 
     def add_done_callback(self, callback: Callable[[Receipt], object]) -> None:
-        """Call ``callback(receipt)`` once the outcome is known (at once if it is); it runs in the dispatcher, in order."""
+        """Call ``callback(receipt)`` once the outcome is known; it runs in the dispatcher, in order."""
         self._owner._when_done(self, callback)
 
     def __repr__(self) -> str:

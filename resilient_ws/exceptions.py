@@ -47,7 +47,9 @@ class HandshakeRejected(ConnectError):
         retry_after: Seconds that the server asked for, or None.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None, retryable: bool = True) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after: float | None = None, retryable: bool = True
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
@@ -184,7 +186,9 @@ class Gap(DeliveryError):
         next: The offset that comes next.
     """
 
-    def __init__(self, stream: str, first: int, last: int | None, reason: str, *, epoch: str = "", next: int = 0) -> None:
+    def __init__(
+        self, stream: str, first: int, last: int | None, reason: str, *, epoch: str = "", next: int = 0
+    ) -> None:
         upto = "an unknown end" if last is None else str(last)
         super().__init__(
             f"stream {stream!r}: messages {first} to {upto} cannot be replayed ({reason}); "
@@ -255,7 +259,10 @@ class SlowConsumer(DeliveryError):
     """``send()`` would wait for acks that only this thread could read, with a full inbox in front of them."""
 
     def __init__(self, pending: int, limit: int) -> None:
-        super().__init__(f"the inbox holds {pending} of {limit} messages and nobody takes them; call recv() or receive in another thread")
+        super().__init__(
+            f"the inbox holds {pending} of {limit} messages and nobody takes them; "
+            "call recv(), or receive in another thread"
+        )
         self.pending = pending
         self.limit = limit
 

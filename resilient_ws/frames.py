@@ -31,6 +31,13 @@ class Position:
     offset: int
 
 
+def size_of(payload: Payload) -> int:
+    """Return the bytes that a payload has on the wire."""
+    if isinstance(payload, bytes) or payload.isascii():
+        return len(payload)
+    return len(payload.encode())
+
+
 Start = Union[Literal["now", "earliest"], Position]
 
 
@@ -91,7 +98,8 @@ class Batch:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Batch({self.stream!r}, first={self.first}, count={len(self.payloads)}, prev={self.prev}, producer={self.producer})"
+        numbers = f"first={self.first}, count={len(self.payloads)}, prev={self.prev}, producer={self.producer}"
+        return f"Batch({self.stream!r}, {numbers})"
 
 
 # -- client to server -------------------------------------------------------------------------------------------------

@@ -1,20 +1,21 @@
 """
 Outbound: seq per (producer, stream), the unacked window, its bounds, and what became of each message.
 
-A *lane* is one (producer, stream). What is written when is decided here only as far as order goes: within a lane by seq,
-and a later producer's lane of a stream waits until the earlier one is acked (rule 11). Payloads are never changed. No
-socket, no clock: what must be told apart by time comes in as ``now``.
+A *lane* is one (producer, stream). What is written when is decided here only as far as order goes: within a lane by
+seq, and a later producer's lane of a stream waits until the earlier one is acked (rule 11). Payloads are never changed.
+No socket, no clock: what must be told apart by time comes in as ``now``.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import attrs
 
 from resilient_ws.config import Outbox
 from resilient_ws.exceptions import OutboxFull, Rejected, RemoteProtocolError, Undelivered
-from resilient_ws.frames import MAX_NUMBER, Batch, HelloOutbound, Payload
+from resilient_ws.frames import MAX_NUMBER, Batch, HelloOutbound, Payload, size_of
 
 Key = tuple[str, str]
 """(producer, stream)."""
@@ -22,13 +23,7 @@ Key = tuple[str, str]
 _BATCH_MESSAGES = 64
 _BATCH_BYTES = 64 << 10
 _COMPACT = 1024
-
-
-def size_of(payload: Payload) -> int:
-    """Return the bytes that a payload has on the wire."""
-    if isinstance(payload, bytes) or payload.isascii():
-        return len(payload)
-    return len(payload.encode())
+_MARK_SECONDS = 60.0
 
 
 @attrs.frozen
@@ -47,8 +42,7 @@ class Lane:
         first: The oldest unacked seq.
         next: The seq that the next new message gets.
         written: The highest seq that was ever given to a connection.
-        written_at: When the oldest unacked message was first given to one, or None.
-        incarnation: The backplane's incarnation at that time, or None.
+        failures: Why messages of it failed, by seq.
     """
 
     producer: str
@@ -56,8 +50,7 @@ class Lane:
     first: int = 1
     next: int = 1
     written: int = 0
-    written_at: float | None = None
-    incarnation: str | None = None
+    _marks: deque[tuple[int, float, str]] = attrs.field(factory=deque)
     _items: list[Payload | Void] = attrs.field(factory=list)
     _head: int = 0
     failures: dict[int, Exception] = attrs.field(factory=dict)
@@ -74,6 +67,23 @@ class Lane:
         self._items.append(payload)
         self.next = seq + 1
         return seq
+
+    def wrote(self, upto: int, now: float, incarnation: str) -> None:
+        """Remember roughly when, and under which incarnation of the backplane, messages were first written."""
+        if upto <= self.written:
+            return
+        self.written = upto
+        tail = self._marks[-1] if self._marks else None
+        if tail is None or tail[2] != incarnation or now - tail[1] > _MARK_SECONDS:
+            self._marks.append((upto, now, incarnation))
+        else:
+            self._marks[-1] = (upto, tail[1], incarnation)
+
+    def oldest_write(self) -> tuple[float, str] | None:
+        """Return (when, under which incarnation) the oldest unacked message was first written; None: none was."""
+        while self._marks and self._marks[0][0] < self.first:
+            self._marks.popleft()
+        return self._marks[0][1:] if self._marks else None
 
     def item(self, seq: int) -> Payload | Void:
         return self._items[self._head + seq - self.first]
@@ -139,7 +149,7 @@ class Unacked:
     # -- accepting ----------------------------------------------------------------------------------------------------
 
     def is_full(self, size: int) -> bool:
-        """Say whether a message of ``size`` bytes finds no room (a larger one than the bound only in an empty outbox)."""
+        """Say whether a message of ``size`` bytes finds no room; one above the bound fits an empty outbox only."""
         if self.messages == 0:
             return False
         return self.messages >= self._settings.max_messages or self.bytes + size > self._settings.max_bytes
@@ -193,10 +203,10 @@ class Unacked:
                     found.append((lane.stream, seq))
         return found
 
-    def _withdraw(self, lane: Lane, seq: int, code: str) -> None:
+    def _withdraw(self, lane: Lane, seq: int, code: str, error: Exception | None = None) -> None:
         self.bytes -= lane.void(seq, code)
         self.messages -= 1
-        lane.failures[seq] = Rejected(lane.stream, seq, code)
+        lane.failures.setdefault(seq, error or Rejected(lane.stream, seq, code))
 
     def _lane(self, producer: str, stream: str) -> Lane:
         key = (producer, stream)
@@ -256,8 +266,6 @@ class Unacked:
         count, held = lane.settle(seq)
         self.messages -= count - withdrawn
         self.bytes -= held
-        if count:
-            lane.written_at = None
         return count > 0
 
     def reject(self, producer: str, stream: str, seq: int, code: str, hint: str) -> bool:
@@ -269,21 +277,20 @@ class Unacked:
         """
         lane = self._lanes.get((producer, stream))
         if lane is None or not 1 <= seq <= lane.written:
-            raise RemoteProtocolError(f"the server rejected seq {seq} of stream {stream!r}, which was not sent", code=4400)
+            raise RemoteProtocolError(
+                f"the server rejected seq {seq} of stream {stream!r}, which was not sent", code=4400
+            )
         if seq in lane.failures or seq < lane.first:
             return False
         lane.failures[seq] = Rejected(stream, seq, code, hint)
         return True
 
     def give_up(self, lane: Lane, upto: int) -> None:
-        """Fail the receipts of everything up to ``upto`` as indefinite and forget the messages."""
+        """Fail the receipts of everything up to ``upto`` as indefinite; tombstones consume their numbers."""
         error = Undelivered({lane.stream: (lane.first, upto)})
         for seq in range(lane.first, upto + 1):
-            lane.failures.setdefault(seq, error)
-        withdrawn = sum(1 for s in range(lane.first, upto + 1) if isinstance(lane.item(s), Void))
-        count, held = lane.settle(upto)
-        self.messages -= count - withdrawn
-        self.bytes -= held
+            if not isinstance(lane.item(seq), Void):
+                self._withdraw(lane, seq, "indefinite", error)
 
     def abandon(self) -> None:
         """The session ended: what is unacked now stays so, and its receipts say it."""

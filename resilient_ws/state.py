@@ -1,17 +1,17 @@
 """
 The two state machines of a client: literal tables, and the essay that explains them.
 
-**Theory of operation.** A *session* outlives its *connections*. The session has four states and five inputs; a connection
-has six phases and a role. Waiting between attempts is a deadline of the session, not a state of a socket, so a session
-without any connection is still LIVE. Every connection has a number; once it is GONE it leaves the session's dict, and
-whatever still arrives under its number is dropped. Nothing else in the package keeps a state of its own: a boolean beside
-these tables would be a second, hidden machine.
+**Theory of operation.** A *session* outlives its *connections*. The session has four states and five inputs; a
+connection has six phases and a role. Waiting between attempts is a deadline of the session, not a state of a socket, so
+a session without any connection is still LIVE. Every connection has a number; once it is GONE it leaves the session's
+dict, and whatever still arrives under its number is dropped. Nothing else in the package keeps a state of its own: a
+boolean beside these tables would be a second, hidden machine.
 
 **How the two are coupled.**
 
-* At most one connection is HANDSHAKING (rule 6): one hello is outstanding, whoever else is UPGRADED waits for its turn.
-* At most one connection is OPEN. It becomes so when its welcome is *read*; in the same step the one that was OPEN before
-  turns LEAVING, and from then on nothing of it counts.
+* At most one connection is HANDSHAKING (rule 6): one hello is outstanding, whoever else is UPGRADED waits.
+* At most one connection is OPEN. It becomes so when its welcome is *read*; in the same step the one that was OPEN
+  before turns LEAVING, and from then on nothing of it counts.
 * A *candidate* is a hedge: it races a primary that is still DIALLING or HANDSHAKING. A *successor* is dialled while a
   primary is OPEN (make before break). A *standby* is accepted by its node (``standing``) and then waits in UPGRADED,
   until it says an ordinary hello.

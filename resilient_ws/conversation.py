@@ -1,0 +1,261 @@
+"""
+The bookkeeping that everything in a session shares: connections, inbox, outbox, deadlines, and what is to be done next.
+
+Here are the primitives (dial, hello, write, confirm, end) that the rules are made of. What a server's frame means is in
+``hearing.py``, what a lost connection means in ``losing.py``, and the door for the shell in ``session.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Union
+
+import attrs
+
+from resilient_ws import events, frames
+from resilient_ws.backoff import Backoff
+from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
+from resilient_ws.connection import Connection
+from resilient_ws.endpoints import EndpointPool
+from resilient_ws.frames import Batch, Frame, Start
+from resilient_ws.inbox import Arrivals
+from resilient_ws.outbox import Unacked
+from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, SessionState, next_session_state
+from resilient_ws.subscription import Subscription
+from resilient_ws.welcome import Identity
+
+FEATURES = ("batch", "void")
+
+
+class Rng(Protocol):
+    """What a session needs of a ``random.Random``."""
+
+    def uniform(self, a: float, b: float, /) -> float: ...
+
+    def shuffle(self, x: Any, /) -> None: ...
+
+
+@attrs.frozen
+class Dial:
+    """Open a connection; answer with ``connection_made`` or ``connection_lost``."""
+
+    conn: int
+    url: str
+    timeout: float
+
+
+@attrs.frozen
+class Write:
+    """Encode and write these items in order; answer with ``written`` when they are out."""
+
+    conn: int
+    items: list[Batch | Frame]
+
+
+@attrs.frozen
+class Shut:
+    """End a connection (or its dial) with this close code; no answer is needed."""
+
+    conn: int
+    code: int
+    reason: str
+
+
+Action = Union[Dial, Write, Shut]
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Everything of a session that does not change; see :class:`resilient_ws.session.Session`."""
+
+    retry: Retry
+    failover: Failover
+    keepalive: Keepalive
+    outbox: Outbox
+    inbox: Inbox
+    wire: Wire
+    instance: str
+    instances: frozenset[str]
+    roles: frozenset[Role]
+    hedge_delay: float
+
+
+class Conversation:
+    """The state of a session; only the modules named above change it."""
+
+    def __init__(
+        self, settings: Settings, *, urls: Sequence[str], producer: str, report_gaps: bool, rng: Rng, now: float
+    ) -> None:
+        self.settings = settings
+        self.state = SessionState.NEW
+        self.error: Exception | None = None
+        self.last_error: Exception | None = None
+        self.welcomed_once = False
+        self.max_message = settings.wire.max_message
+        self.rng = rng
+        self.pool = EndpointPool(urls, settings.failover, rng)
+        self.backoff = Backoff(settings.retry, rng)
+        self.outbox = Unacked(settings.outbox, producer)
+        self.inbox = Arrivals(settings.inbox, report_gaps=report_gaps)
+        self.connections: dict[int, Connection] = {}
+        self.primary: Connection | None = None
+        self.numbers = self.attempts = self.echo = 0
+        self.identity: Identity | None = None
+        self.dial_at: float | None = None
+        self.hedge_at: float | None = None
+        self.ack_at: float | None = None
+        self.foreign_at: float | None = None
+        self.violations = self.too_big = 0
+        self.fatal: dict[str, Exception] = {}
+        self.actions: list[Action] = []
+        self.events: list[events.Event] = []
+        self.counts = {"connects": 0, "resumes": 0, "sent": 0}
+        self.now = now
+
+    def begin(self, subscribe: Mapping[str, Start]) -> None:
+        """Note the subscriptions that the first hello asks for."""
+        for stream, start in subscribe.items():
+            self.inbox.subscribe(stream, start)
+
+    def dial(self, now: float, role: Role = Role.PRIMARY) -> None:
+        self.dial_at = None
+        self.numbers += 1
+        self.backoff.started(now)
+        timeout = self.backoff.connect_timeout()
+        url = self.pool.next(now, avoid={connection.url for connection in self.connections.values()})
+        self.connections[self.numbers] = Connection(self.numbers, url, role, now + timeout)
+        self.actions.append(Dial(self.numbers, url, timeout))
+        self.events.append(events.Connecting(conn=self.numbers, endpoint=url, attempt=self.backoff.failures + 1))
+        if role is Role.PRIMARY and Role.CANDIDATE in self.settings.roles:
+            self.hedge_at = now + self.settings.hedge_delay
+
+    def is_racing(self) -> bool:
+        """Is a connection on its way that will say hello?"""
+        return any(
+            c.role is not Role.STANDBY and c.phase in (Phase.DIALLING, Phase.UPGRADED, Phase.HANDSHAKING)
+            for c in self.connections.values()
+        )
+
+    def next_hello(self, now: float) -> None:
+        """Let the next upgraded connection say hello, if none is outstanding (rule 6)."""
+        if any(c.phase is Phase.HANDSHAKING for c in self.connections.values()):
+            return
+        waiting = [c for c in self.connections.values() if c.phase is Phase.UPGRADED]
+        ordinary = [c for c in waiting if c.role is not Role.STANDBY]
+        new_spares = [c for c in waiting if c.role is Role.STANDBY and c.hello is None]
+        if ordinary:
+            self.hello(ordinary[0], now)
+        elif new_spares and self.primary is not None:
+            self.hello(new_spares[0], now, standby=True)
+
+    def hello(self, connection: Connection, now: float, *, standby: bool = False) -> None:
+        self.attempts += 1
+        producers = self.outbox.producers()
+        hello = frames.Hello(
+            instance=self.settings.instance,
+            attempt=self.attempts,
+            producers=producers,
+            features=FEATURES,
+            credit=self.free_credit(),
+            max_message=self.settings.wire.max_message,
+            session=None if self.identity is None else self.identity.session,
+            token=None if self.identity is None else self.identity.token,
+            streams=() if standby else tuple(map(hello_stream, self.inbox.subscriptions.values())),
+            outbound=() if standby else self.outbox.hello(producers),
+            standby=standby,
+        )
+        connection.hello = hello
+        connection.step(ConnectionInput.HELLO)
+        if connection.deadline is None:
+            connection.deadline = now + self.backoff.connect_timeout()
+        self.write(connection, [hello])
+
+    def free_credit(self) -> frames.Credit:
+        """Return what is free and not granted elsewhere (rule 9)."""
+        messages, size = self.inbox.free
+        if self.primary is not None:
+            elsewhere = self.primary.outstanding()
+            messages, size = max(0, messages - elsewhere[0]), max(0, size - elsewhere[1])
+        return frames.Credit(messages, size)
+
+    def forget(self, connection: Connection) -> None:
+        self.connections.pop(connection.number, None)
+        if self.primary is connection:
+            self.primary = None
+            self.ack_at = None
+
+    def shut(self, connection: Connection, code: int, reason: str) -> None:
+        connection.step(ConnectionInput.LEAVE)
+        self.forget(connection)
+        self.actions.append(Shut(connection.number, code, reason))
+
+    def plan(self, delay: float, now: float) -> None:
+        self.dial_at = now + delay
+        self.events.append(events.RetryScheduled(attempt=self.backoff.failures + 1, delay=delay))
+
+    def check_stable(self, now: float) -> None:
+        primary = self.primary
+        if (
+            primary is not None
+            and primary.progressed
+            and now - (primary.opened_at or 0.0) >= self.settings.retry.stable_after
+        ):
+            self.backoff.stable(now)
+
+    def check_flushed(self, now: float) -> None:
+        if self.state is SessionState.DRAINING and len(self.outbox) == 0:
+            if self.primary is not None:
+                self.confirm(self.primary)
+            self.state = next_session_state(self.state, SessionInput.FLUSHED)
+            self.end(None, now)
+
+    def end(self, error: Exception | None, now: float) -> None:
+        self.state = next_session_state(self.state, SessionInput.END)
+        self.error = error
+        for connection in list(self.connections.values()):
+            self.shut(connection, 1000, "")
+        self.dial_at = self.hedge_at = self.ack_at = None
+        self.outbox.abandon()
+        self.events.append(events.Ended(error="" if error is None else str(error)))
+
+    def write(self, connection: Connection, items: list[Batch | Frame]) -> None:
+        if items:
+            self.actions.append(Write(connection.number, items))
+
+    def confirm(self, connection: Connection) -> None:
+        """Send the acks and the credit that are due, together."""
+        self.ack_at = None
+        marks = self.marks(connection)
+        items: list[Batch | Frame] = []
+        if marks["acked"]:
+            items.append(frames.Ack(acked=marks["acked"]))
+        if marks["credit"] is not None:
+            items.append(frames.Grant(credit=marks["credit"]))
+        self.write(connection, items)
+
+    def marks(self, connection: Connection) -> dict[str, Any]:
+        """Return what is new since the last time: acks and credit; and the last seqs sent."""
+        acked = tuple(m for m in self.inbox.acks() if connection.acked.get(m.stream) != (m.epoch, m.offset))
+        for mark in acked:
+            connection.acked[mark.stream] = (mark.epoch, mark.offset)
+        credit = connection.grantable(self.inbox.free)
+        changed = credit != connection.granted
+        connection.granted = credit
+        return {"acked": acked, "credit": credit if changed else None, "sent_seqs": connection.sent_marks()}
+
+    def after_taking(self, now: float) -> None:
+        primary = self.primary
+        if primary is None:
+            return
+        if primary.is_grant_due(self.inbox.free, self.settings.inbox):
+            self.confirm(primary)
+        elif self.ack_at is None:
+            self.ack_at = now + self.settings.inbox.ack_delay
+
+
+def hello_stream(subscription: Subscription) -> frames.HelloStream:
+    """Say a subscription in a hello: held where it was answered once, else its start (rule 12)."""
+    if not subscription.is_active:
+        return frames.HelloStream(stream=subscription.stream, id=subscription.id, start=subscription.start)
+    acked = subscription.acked.offset if subscription.acked.epoch == subscription.epoch else None
+    return frames.HelloStream(stream=subscription.stream, id=subscription.id, held=subscription.held, acked=acked)

@@ -1,0 +1,195 @@
+"""
+What a lost connection means: the treatment that its error asks for, as rows of one table, and when to try again.
+
+Every function takes the conversation, the connection (already forgotten), the error and ``now``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from resilient_ws import events, frames
+from resilient_ws.backoff import Treatment, superseder, treat_error
+from resilient_ws.connection import Connection
+from resilient_ws.conversation import Conversation, Shut
+from resilient_ws.exceptions import (
+    AccessDenied,
+    ConnectError,
+    ConnectionLost,
+    ConnectTimeout,
+    RemoteProtocolError,
+    SessionTakenOver,
+)
+from resilient_ws.state import ConnectionInput, Phase, Role, SessionState
+
+FOREIGN_WINDOW = 60.0
+"""A second foreign 4409 within this many seconds ends the session (rule 4)."""
+MAX_VIOLATIONS = 3
+"""So many broken rules of the server in a row, without any progress between them, are fatal."""
+_RESUME_CODE = 1012
+
+
+def lose(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
+    """A connection ended, a dial failed, or a rule was broken: forget it, report it, treat it."""
+    core.forget(connection)
+    code = error.code if isinstance(error, (ConnectionLost, RemoteProtocolError)) else 0
+    if isinstance(error, RemoteProtocolError):
+        core.actions.append(Shut(connection.number, error.code, str(error)[:120]))
+    reason = error.reason if isinstance(error, ConnectionLost) else ""
+    core.events.append(
+        events.ConnectionEnded(conn=connection.number, code=code, reason=reason, error=type(error).__name__)
+    )
+    connection.step(ConnectionInput.LOST)
+    core.last_error = error
+    core.pool.failed(connection.url, now)
+    AFTER_LOSS[treatment(core, connection, error)](core, connection, error, now)
+
+
+def resume(core: Conversation, connection: Connection, now: float) -> None:
+    """Something is missing on this connection: a new hello settles it (rule 7)."""
+    core.actions.append(Shut(connection.number, _RESUME_CODE, "a message is missing: resuming"))
+    connection.step(ConnectionInput.LEAVE)
+    core.forget(connection)
+    core.events.append(events.ConnectionEnded(conn=connection.number, code=_RESUME_CODE, reason="hole", error=""))
+    retry_later(core, connection, now)
+
+
+def treatment(core: Conversation, connection: Connection, error: Exception) -> Treatment:
+    """Say what the error asks for; a rule that the server broke is retried a few times before it is fatal."""
+    ours = isinstance(error, ConnectionLost) and error.rcvd is None and error.sent is not None
+    found = Treatment.FATAL if isinstance(error, RemoteProtocolError) else treat_error(error)
+    if not (ours or isinstance(error, RemoteProtocolError)) or found is Treatment.RETRY:
+        return found
+    core.violations += 1
+    return Treatment.RETRY if core.violations < MAX_VIOLATIONS else Treatment.FATAL
+
+
+def retry_later(core: Conversation, connection: Connection, now: float) -> None:
+    """Plan the next attempt, unless another connection is on its way or a spare stands by."""
+    if core.state is SessionState.ENDED:
+        return
+    promote(core, now)
+    if core.primary is not None or core.is_racing():
+        return
+    was_open = connection.opened_at is not None
+    fresh = core.backoff.failures == 0
+    core.backoff.failed(now)
+    if core.backoff.stopped(now):
+        gave_up = ConnectError(f"gave up after {core.backoff.failures} attempts, as Retry(stop=) says")
+        gave_up.__cause__ = core.last_error
+        core.end(gave_up, now)
+        return
+    delay = core.backoff.delay(now)
+    if fresh and was_open:
+        many = core.pool.has_other(connection.url, now)
+        delay = 0.0 if many else core.rng.uniform(0.0, min(connection.spread, core.settings.retry.max_spread))
+    core.plan(delay, now)
+
+
+def promote(core: Conversation, now: float) -> None:
+    """A standby becomes the one that says hello; others that are upgraded get their turn."""
+    if core.primary is None and not core.is_racing():
+        for spare in core.connections.values():
+            if spare.role is Role.STANDBY and spare.phase is Phase.UPGRADED:
+                spare.role = Role.PRIMARY
+                break
+    core.next_hello(now)
+
+
+def after_retry(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
+    retry_later(core, connection, now)
+
+
+def after_denied(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
+    if isinstance(error, AccessDenied):
+        core.end(error, now)
+        return
+    code = getattr(error, "code", 0)
+    notice = connection.notice
+    why = f": {notice.code} {notice.hint}".rstrip() if notice is not None else ""
+    core.end(AccessDenied(f"the server refused this client with close code {code}{why}; check the access token"), now)
+
+
+def after_fatal(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
+    """Fatal for the endpoint; for the session where no other endpoint is left."""
+    core.fatal[connection.url] = error
+    if connection.opened_at is not None or core.violations >= MAX_VIOLATIONS or len(core.fatal) >= len(core.pool.urls):
+        core.end(error, now)
+    else:
+        retry_later(core, connection, now)
+
+
+def after_too_big(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
+    """The oldest unconfirmed message of the connection fails; twice in a row without an ack between is fatal."""
+    core.too_big += 1
+    if core.too_big >= 2:
+        core.end(error, now)
+        return
+    for lane in core.outbox.writable():
+        if connection.cursors.get(lane.key, 0) > lane.first:
+            core.events.append(events.MessageRejected(stream=lane.stream, seq=lane.first, code="too_large"))
+            core.outbox.give_up(lane, lane.first)
+            break
+    retry_later(core, connection, now)
+
+
+def after_superseded(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
+    """Own instance: resume at once. Foreign: once more after a jittered delay, the second time it is over (rule 4)."""
+    instance = superseder(getattr(error, "reason", ""))
+    if instance in core.settings.instances:
+        retry_later(core, connection, now)
+        return
+    if is_contested(core, now):
+        core.end(SessionTakenOver("another process resumed this session twice; this Client has ended"), now)
+        return
+    core.foreign_at = now
+    if not core.is_racing():
+        core.plan(core.rng.uniform(0.1, 1.0), now)
+
+
+def is_contested(core: Conversation, now: float) -> bool:
+    return core.foreign_at is not None and now - core.foreign_at <= FOREIGN_WINDOW
+
+
+def check_connection(core: Conversation, connection: Connection, now: float) -> None:
+    """Give up one that was not welcomed in time or is silent, and ping one that should be."""
+    if connection.number not in core.connections:
+        return
+    if connection.deadline is not None and now >= connection.deadline:
+        what = connection.phase.value
+        core.actions.append(Shut(connection.number, 1001, "no welcome in time"))
+        lose(core, connection, ConnectTimeout(f"no welcome in time, the connection was still {what}"), now)
+        return
+    live = connection.liveness
+    if live is None:
+        return
+    if live.lost(now):
+        core.actions.append(Shut(connection.number, 1001, "keepalive timeout"))
+        silent = ConnectionLost("the server was silent for too long", code=1006, reason="keepalive timeout")
+        lose(core, connection, silent, now)
+    elif live.ping_due(now):
+        core.echo += 1
+        live.pinged(now)
+        riders = core.marks(connection) if connection.phase is Phase.OPEN else {}
+        core.write(connection, [frames.Ping(echo=str(core.echo), **riders)])
+
+
+def forgive_lateness(core: Conversation, now: float, planned: float) -> None:
+    """Where our own timer is late, it was we who slept: every connection is probed before it is given up."""
+    late = 0.0
+    for connection in core.connections.values():
+        if connection.liveness is not None:
+            late = max(late, connection.liveness.late(now, planned))
+    if late > 0:
+        core.events.append(events.Suspended(late=late))
+
+
+AFTER_LOSS: dict[Treatment, Callable[[Conversation, Connection, Exception, float], None]] = {
+    Treatment.RETRY: after_retry,
+    Treatment.END: after_retry,
+    Treatment.DENIED: after_denied,
+    Treatment.FATAL: after_fatal,
+    Treatment.TOO_BIG: after_too_big,
+    Treatment.SUPERSEDED: after_superseded,
+    Treatment.STALE: after_retry,
+}

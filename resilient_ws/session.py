@@ -1,0 +1,352 @@
+"""
+The session: one conversation that outlives its connections, behind one door.
+
+Every input comes with ``now``; after each one the caller looks at :meth:`Session.actions`, :meth:`Session.events` and
+:meth:`Session.next_deadline`. Nothing here knows a socket, a thread, a clock or dice. What a state may take stands in
+``state.py``, what a frame means in ``hearing.py``, what a lost connection asks for in ``losing.py`` and ``backoff.py``;
+the rules are those of ``docs/protocol.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from resilient_ws import events, frames
+from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry, Wire
+from resilient_ws.conversation import Action, Conversation, Dial, Rng, Settings, Shut, Write
+from resilient_ws.exceptions import Rejected, RemoteProtocolError, SessionClosed
+from resilient_ws.frames import Batch, Frame, Payload, Position, Start, size_of
+from resilient_ws.hearing import dispatch
+from resilient_ws.inbox import Run
+from resilient_ws.losing import check_connection, forgive_lateness, lose
+from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, SessionState, next_session_state
+
+__all__ = ["Action", "Dial", "Role", "Run", "Session", "SessionState", "Shut", "Write"]
+
+
+class Session:
+    """
+    One conversation that outlives its connections.
+
+    Args:
+        urls: Endpoints.
+        subscribe: Streams and where to start in them.
+        gaps: ``raise``: gaps stand as markers in what :meth:`take` returns; ``report``: they are events only.
+        instance: Random id of this Client object, 32 hex digits.
+        producer: Random id under which our messages are numbered, 32 hex digits.
+        roles: Which roles may be dialled besides the primary.
+        hedge_delay: Seconds after which a candidate is dialled while no welcome is there (role CANDIDATE).
+        instances: Ids of earlier lives that count as our own (from a journal).
+    """
+
+    def __init__(
+        self,
+        *,
+        urls: Sequence[str],
+        subscribe: Mapping[str, Start],
+        retry: Retry,
+        failover: Failover,
+        keepalive: Keepalive,
+        outbox: Outbox,
+        inbox: Inbox,
+        wire: Wire,
+        capabilities: Capabilities,
+        gaps: Literal["raise", "report"],
+        instance: str,
+        producer: str,
+        rng: Rng,
+        now: float,
+        roles: frozenset[Role] = frozenset(),
+        hedge_delay: float = 0.25,
+        instances: frozenset[str] = frozenset(),
+    ) -> None:
+        settings = Settings(
+            retry=retry,
+            failover=failover,
+            keepalive=keepalive,
+            outbox=outbox,
+            inbox=inbox,
+            wire=wire,
+            instance=instance,
+            instances=instances | {instance},
+            roles=roles,
+            hedge_delay=hedge_delay,
+        )
+        self.capabilities = capabilities
+        self._planned: float | None = None
+        self._core = Conversation(
+            settings, urls=urls, producer=producer, report_gaps=gaps == "report", rng=rng, now=now
+        )
+        self._core.begin(subscribe)
+
+    # -- inputs of the user --------------------------------------------------------------------------------------------
+
+    def connect(self, now: float) -> None:
+        """Dial the first connection."""
+        self._core.state = next_session_state(self._core.state, SessionInput.CONNECT)
+        self._core.dial(now)
+
+    def send(self, stream: str, data: Payload, now: float) -> tuple[str, int]:
+        """
+        Accept a message.
+
+        Returns:
+            (producer, seq); seq 0 where the policy dropped the message.
+
+        Raises:
+            OutboxFull: No room (policy ``block``: wait for acks and call again).
+            SessionClosed: The session ended or drains.
+            Rejected: Larger than a message may be; nothing was accepted.
+        """
+        if self._core.state in (SessionState.DRAINING, SessionState.ENDED):
+            raise SessionClosed(f"the session is {self._core.state.value}: nothing more is accepted; open a new Client")
+        size = size_of(data)
+        if size > self._core.max_message:
+            raise Rejected(stream, 0, "too_large", f"{size} bytes, at most {self._core.max_message} are allowed here")
+        if self._core.outbox.is_full(size) and not self._make_room(stream, size):
+            return self._core.outbox.producer, 0
+        self._core.now = now
+        self._core.counts["sent"] += 1
+        return self._core.outbox.producer, self._core.outbox.accept(stream, data, size)
+
+    def _make_room(self, stream: str, size: int) -> bool:
+        policy = self._core.settings.outbox.policy
+        if policy == "drop_newest":
+            self._core.events.append(events.MessagesDropped(stream=stream, first=0, last=0, count=1, policy=policy))
+            return False
+        if policy == "drop_oldest":
+            for dropped, seq in self._core.outbox.drop_oldest(size):
+                self._core.events.append(
+                    events.MessagesDropped(stream=dropped, first=seq, last=seq, count=1, policy=policy)
+                )
+        if self._core.outbox.is_full(size):
+            raise self._core.outbox.full_error()
+        return True
+
+    def take(self, limit: int, receiver: int, now: float) -> list[Run | Exception]:
+        """
+        Hand over at most ``limit`` messages to a receiver, or one marker to raise.
+
+        With automatic acks everything that the receiver took before counts as handled.
+        """
+        taken = self._core.inbox.take(limit, receiver)
+        self._core.after_taking(now)
+        return taken
+
+    def ack(self, stream: str, epoch: str, offset: int, receiver: int, now: float) -> None:
+        """A receiver handled a message and what it took of its stream before it."""
+        self._core.inbox.ack(stream, epoch, offset, receiver)
+        self._core.after_taking(now)
+
+    def subscribe(self, stream: str, start: Start, now: float) -> int:
+        """Ask for a stream; returns the subscription's id. One that exists begins anew."""
+        self._require_alive()
+        subscription = self._core.inbox.subscribe(stream, start)
+        if self._core.primary is not None:
+            self._core.write(self._core.primary, [frames.Subscribe(stream=stream, id=subscription.id, start=start)])
+        return subscription.id
+
+    def unsubscribe(self, stream: str, now: float) -> None:
+        """Give a stream up; what was received of it and not taken goes."""
+        self._require_alive()
+        if stream in self._core.inbox.subscriptions:
+            self._core.inbox.unsubscribe(stream)
+            if self._core.primary is not None:
+                self._core.write(self._core.primary, [frames.Unsubscribe(stream=stream, id=self._core.inbox.new_id())])
+
+    def _require_alive(self) -> None:
+        if self._core.state is SessionState.ENDED:
+            raise SessionClosed("the session has ended; open a new Client")
+
+    def drain(self, now: float) -> None:
+        """Accept nothing more; the session ends when everything is acked."""
+        self._require_alive()
+        self._core.state = next_session_state(self._core.state, SessionInput.DRAIN)
+        self._core.check_flushed(now)
+
+    def close(self, now: float, *, end: bool = False) -> None:
+        """End now; ``end`` says ``bye``, so that the cluster forgets the session."""
+        if self._core.state is SessionState.ENDED:
+            return
+        if self._core.primary is not None:
+            self._core.confirm(self._core.primary)
+            if end:
+                self._core.write(self._core.primary, [frames.Bye()])
+        self._core.end(None, now)
+
+    # -- inputs of connections -----------------------------------------------------------------------------------------
+
+    def connection_made(self, conn: int, now: float) -> None:
+        """The upgrade succeeded; the first one upgraded says hello (rule 6)."""
+        connection = self._core.connections.get(conn)
+        if connection is None or connection.phase is not Phase.DIALLING:
+            return
+        connection.step(ConnectionInput.MADE)
+        self._core.next_hello(now)
+
+    def heard(self, conn: int, now: float) -> None:
+        """Bytes arrived: that is life, although nothing is whole yet."""
+        connection = self._core.connections.get(conn)
+        if connection is not None and connection.liveness is not None:
+            connection.liveness.heard(now)
+
+    def received(self, conn: int, items: Sequence[Batch | Frame], now: float) -> None:
+        """Take what a connection delivered, in order; what comes after its end is dropped."""
+        self._core.now = now
+        connection = self._core.connections.get(conn)
+        if connection is None:
+            return
+        if connection.liveness is not None:
+            connection.liveness.heard(now)
+        try:
+            for item in items:
+                if connection.phase is Phase.LEAVING:
+                    return
+                dispatch(self._core, connection, item, now)
+        except RemoteProtocolError as error:
+            self.connection_lost(conn, error, now)
+        self._core.check_stable(now)
+        self._core.check_flushed(now)
+
+    def written(self, conn: int, now: float) -> None:
+        """Everything given to ``Write`` for this connection is out of our process."""
+        connection = self._core.connections.get(conn)
+        if connection is not None:
+            connection.unwritten = 0
+
+    def connection_lost(self, conn: int, error: Exception, now: float) -> None:
+        """A connection ended, a dial failed, or a decoder refused what came."""
+        connection = self._core.connections.get(conn)
+        if connection is None:
+            return
+        lose(self._core, connection, error, now)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what was due; call it when :meth:`next_deadline` has come (earlier does no harm)."""
+        self._core.now = now
+        if self._planned is not None:
+            forgive_lateness(self._core, now, self._planned)
+        for connection in list(self._core.connections.values()):
+            check_connection(self._core, connection, now)
+        if self._core.state is SessionState.ENDED:
+            return
+        if self._core.dial_at is not None and now >= self._core.dial_at:
+            self._core.dial(now)
+        if self._core.hedge_at is not None and now >= self._core.hedge_at:
+            self._core.hedge_at = None
+            if self._core.primary is None and self._core.is_racing():
+                self._core.dial(now, Role.CANDIDATE)
+        if self._core.ack_at is not None and now >= self._core.ack_at and self._core.primary is not None:
+            self._core.confirm(self._core.primary)
+        self._core.check_stable(now)
+
+    # -- outputs -------------------------------------------------------------------------------------------------------
+
+    def actions(self) -> list[Action]:
+        """Return what is to be done, in order, and forget it."""
+        primary = self._core.primary
+        if primary is not None:
+            batches: list[Batch | Frame] = list(primary.outbound(self._core.outbox, self._core.now))
+            if batches:
+                self._core.write(primary, batches)
+        found, self._core.actions = self._core.actions, []
+        return found
+
+    def events(self) -> list[events.Event]:
+        """Return what is to be reported, in order, and forget it."""
+        found, self._core.events = self._core.events, []
+        return found
+
+    def next_deadline(self) -> float | None:
+        """Return when :meth:`handle_timer` is due, None where nothing is awaited."""
+        if self._core.state is SessionState.ENDED:
+            return None
+        due = [at for at in (self._core.dial_at, self._core.hedge_at, self._core.ack_at) if at is not None]
+        for connection in self._core.connections.values():
+            if connection.deadline is not None:
+                due.append(connection.deadline)
+            if connection.liveness is not None:
+                due.append(connection.liveness.next_deadline())
+        self._planned = min(due, default=None)
+        return self._planned
+
+    # -- questions -----------------------------------------------------------------------------------------------------
+
+    @property
+    def session_id(self) -> str | None:
+        """The session's id, None before the first welcome."""
+        return None if self._core.identity is None else self._core.identity.session
+
+    @property
+    def state(self) -> SessionState:
+        return self._core.state
+
+    @property
+    def error(self) -> Exception | None:
+        """Why the session ended; None after ``close()`` or the server's ``bye``."""
+        return self._core.error
+
+    @property
+    def last_error(self) -> Exception | None:
+        """What ended the last attempt or connection."""
+        return self._core.last_error
+
+    @property
+    def welcomed_once(self) -> bool:
+        return self._core.welcomed_once
+
+    @property
+    def connected(self) -> bool:
+        return self._core.primary is not None
+
+    @property
+    def has_items(self) -> bool:
+        return self._core.inbox.has_items
+
+    @property
+    def inbox_full(self) -> bool:
+        return self._core.inbox.is_full
+
+    @property
+    def is_flushed(self) -> bool:
+        return len(self._core.outbox) == 0
+
+    @property
+    def unacked(self) -> dict[str, tuple[int, int]]:
+        """{stream: (first seq, last seq)} without an ack."""
+        return self._core.outbox.pending()
+
+    @property
+    def outbox_size(self) -> tuple[int, int]:
+        return self._core.outbox.messages, self._core.outbox.bytes
+
+    def outcome(self, producer: str, stream: str, seq: int) -> bool | Exception:
+        """Return True (committed), False (not known yet), or why the message failed."""
+        return self._core.outbox.outcome(producer, stream, seq)
+
+    def subscription(self, stream: str) -> Literal["pending", "active"] | Exception | None:
+        """Say how a subscription stands: its refusal, or None where there is none."""
+        found = self._core.inbox.subscriptions.get(stream)
+        if found is None:
+            return self._core.inbox.refused.get(stream)
+        return "active" if found.is_active else "pending"
+
+    def position(self, stream: str) -> Position | None:
+        """Return where the user has acked a stream to, None before it was answered."""
+        found = self._core.inbox.subscriptions.get(stream)
+        return found.acked if found is not None and found.is_active else None
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters and sizes."""
+        return {
+            **self._core.counts,
+            "state": self._core.state.value,
+            "connected": self.connected,
+            "node": "" if self._core.primary is None else self._core.primary.node,
+            "failures": self._core.backoff.failures,
+            "delivered": self._core.inbox.delivered,
+            "duplicates_dropped": self._core.inbox.duplicates,
+            "inbox": (self._core.inbox.messages, self._core.inbox.bytes),
+            "outbox": self.outbox_size,
+        }

@@ -1,0 +1,110 @@
+"""
+One subscription: its position, what of it is out to the user, and what is acked.
+
+A position has three ages: what arrived (``held``), what was handed over or passed (``passed``), and what the user has
+handled (``acked``), each at or below the one before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from zlib import crc32
+
+import attrs
+
+from resilient_ws.frames import Held, Payload, Position, Start, StreamAnswer
+
+_NOWHERE = Position("", 0)
+
+
+class _Out:
+    """A range that one receiver took and has not handled yet."""
+
+    __slots__ = ("epoch", "first", "last", "receiver")
+
+    def __init__(self, receiver: int, epoch: str, first: int, last: int) -> None:
+        self.receiver = receiver
+        self.epoch = epoch
+        self.first = first
+        self.last = last
+
+
+@attrs.define(eq=False)
+class Subscription:
+    """
+    One stream that the user asked for.
+
+    Attributes:
+        id: The present subscription id; answers and gaps of another one are void.
+        start: Where to begin; None once it was answered.
+        epoch, offset: The position: the last message that arrived.
+        duplicates_to: Up to here the present connection may repeat what we have (rule 7).
+    """
+
+    stream: str
+    id: int
+    start: Start | None
+    epoch: str = ""
+    offset: int = 0
+    duplicates_to: int = 0
+    _crc: int | None = None
+    _last: Payload | None = None
+    passed: Position = _NOWHERE
+    acked: Position = _NOWHERE
+    _out: deque[_Out] = attrs.field(factory=deque)
+
+    @property
+    def is_active(self) -> bool:
+        return self.start is None
+
+    @property
+    def held(self) -> Held:
+        """What a hello says of the last message that we have."""
+        if self._last is not None:
+            data = self._last if isinstance(self._last, bytes) else self._last.encode()
+            self._crc, self._last = crc32(data), None
+        return Held(self.epoch, self.offset, self._crc)
+
+    def begin(self, answer: StreamAnswer) -> None:
+        """Take the position that a first answer resolved ``start`` to."""
+        self.start = None
+        self.move(answer.epoch, answer.first - 1, answer.crc)
+        self.passed = self.acked = Position(answer.epoch, answer.first - 1)
+        self.duplicates_to = 0
+
+    def move(self, epoch: str, offset: int, crc: int | None) -> None:
+        """Put the position somewhere else (an answer or a gap says so)."""
+        self.epoch, self.offset, self._crc, self._last = epoch, offset, crc, None
+
+    def arrived(self, offset: int, payload: Payload) -> None:
+        self.offset, self._last = offset, payload
+
+    def taken(self, receiver: int, epoch: str, first: int, last: int) -> None:
+        """A receiver has these in hand now."""
+        tail = self._out[-1] if self._out else None
+        if tail is not None and tail.receiver == receiver and tail.epoch == epoch and tail.last == first - 1:
+            tail.last = last
+        else:
+            self._out.append(_Out(receiver, epoch, first, last))
+        self.passed = Position(epoch, last)
+
+    def handled(self, receiver: int, upto: Position | None) -> None:
+        """This receiver is done with what it took, up to and including ``upto`` (None: with all of it)."""
+        if upto is not None and not any(
+            out.receiver == receiver and out.epoch == upto.epoch and out.first <= upto.offset <= out.last
+            for out in self._out
+        ):
+            return
+        kept: deque[_Out] = deque()
+        done = False
+        for out in self._out:
+            if out.receiver != receiver or done:
+                kept.append(out)
+            elif upto is not None and out.epoch == upto.epoch and out.first <= upto.offset <= out.last:
+                done = True
+                if upto.offset < out.last:
+                    out.first = upto.offset + 1
+                    kept.append(out)
+        self._out = kept
+        oldest = kept[0] if kept else None
+        self.acked = self.passed if oldest is None else Position(oldest.epoch, oldest.first - 1)

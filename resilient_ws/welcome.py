@@ -1,0 +1,127 @@
+"""
+What a welcome means: whether it contradicts itself, and what it settles of the messages that were sent.
+
+Pure functions over a hello, the welcome that answers it and the outbox; which connection it came over is the session's
+business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from resilient_ws.events import AcknowledgedLost, Event, IndefiniteResent, MessageRejected
+from resilient_ws.exceptions import RemoteProtocolError
+from resilient_ws.frames import CommittedAnswer, Hello, HelloOutbound, Welcome
+from resilient_ws.outbox import Lane, Unacked
+
+
+@attrs.frozen
+class Identity:
+    """What proves who we are on the next connection."""
+
+    session: str
+    token: str = attrs.field(repr=lambda value: "***")
+    generation: int
+
+
+def check_welcome(hello: Hello, welcome: Welcome, known: Identity | None) -> None:
+    """
+    Compare a welcome with the hello that it answers.
+
+    Raises:
+        RemoteProtocolError: It contradicts the hello or itself; the text says where.
+    """
+    if welcome.verdict == "resumed":
+        if hello.session is None:
+            raise _contradiction("it resumes a session that the hello did not name")
+        if welcome.session != hello.session:
+            raise _contradiction("it resumes another session than the hello named")
+        if known is not None and welcome.generation <= known.generation:
+            raise _contradiction(f"generation {welcome.generation} is not above {known.generation}")
+    elif hello.session is not None and welcome.reason is None:
+        raise _contradiction("it replaces the session and gives no reason")
+    asked = {(entry.producer, entry.stream): entry for entry in hello.outbound}
+    for answer in welcome.committed:
+        entry = asked.get((answer.producer, answer.stream))
+        if entry is None:
+            raise _contradiction(
+                f"`committed` names producer {answer.producer} of stream {answer.stream!r}, which the hello did not"
+            )
+        _check_committed(entry, answer)
+    _check_streams(hello, welcome)
+
+
+def _check_streams(hello: Hello, welcome: Welcome) -> None:
+    ids = {entry.id for entry in hello.streams}
+    missing = ids - {stream.id for stream in welcome.streams}
+    if missing:
+        raise _contradiction(f"it says nothing of the subscriptions {sorted(missing)}")
+    for stream in welcome.streams:
+        if stream.id not in ids:
+            raise _contradiction(f"stream {stream.stream!r} has the id {stream.id}, which the hello did not name")
+        if stream.error is None and stream.first > stream.live + 1 and stream.gap is None:
+            raise _contradiction(f"stream {stream.stream!r} starts at {stream.first}, above its own end {stream.live}")
+
+
+def _check_committed(entry: HelloOutbound, answer: CommittedAnswer) -> None:
+    if answer.seq >= entry.next:
+        raise _contradiction(
+            f"stream {answer.stream!r}: seq {answer.seq} is committed, but the next new one is {entry.next}"
+        )
+    if any(not entry.first <= seq < entry.next for seq, _ in answer.rejected):
+        raise _contradiction(f"stream {answer.stream!r}: rejected seqs outside of {entry.first} to {entry.next - 1}")
+
+
+def _contradiction(what: str) -> RemoteProtocolError:
+    return RemoteProtocolError(
+        f"the welcome contradicts itself: {what}", hint="see docs/protocol.md, `welcome`", code=4400
+    )
+
+
+def settle(outbox: Unacked, hello: Hello, welcome: Welcome, *, resend: bool, now: float) -> Iterator[Event]:
+    """
+    Apply ``committed`` to the outbox: acks, rejects, and what rule 11 calls indefinite.
+
+    Args:
+        resend: The policy for indefinite messages: True sends them again, False fails their receipts.
+
+    Yields:
+        What has to be reported.
+    """
+    asked = {(entry.producer, entry.stream): entry for entry in hello.outbound}
+    for answer in welcome.committed:
+        entry = asked[(answer.producer, answer.stream)]
+        producer = hello.producers[answer.producer]
+        lane = outbox.lane(producer, answer.stream)
+        if lane is None:
+            continue
+        for seq, code in answer.rejected:
+            if outbox.reject(producer, answer.stream, seq, code, ""):
+                yield MessageRejected(stream=answer.stream, seq=seq, code=code)
+        if entry.first > 1 and (not answer.known or answer.seq < entry.first - 1):
+            lost_from = answer.seq + 1 if answer.known else 1
+            yield AcknowledgedLost(producer=producer, stream=answer.stream, first=lost_from, last=entry.first - 1)
+        if not answer.known and _is_indefinite(lane, entry, welcome, now):
+            yield from _settle_indefinite(outbox, lane, resend=resend)
+        elif answer.known and answer.seq >= lane.first:
+            outbox.committed(producer, answer.stream, answer.seq)
+
+
+def _is_indefinite(lane: Lane, entry: HelloOutbound, welcome: Welcome, now: float) -> bool:
+    oldest = lane.oldest_write()
+    if oldest is None:
+        return False
+    written_at, incarnation = oldest
+    return entry.first > 1 or now - written_at > welcome.producer_ttl or incarnation != welcome.incarnation
+
+
+def _settle_indefinite(outbox: Unacked, lane: Lane, *, resend: bool) -> Iterator[Event]:
+    first, last = lane.first, lane.written
+    if resend:
+        yield IndefiniteResent(producer=lane.producer, stream=lane.stream, first=first, last=last)
+    else:
+        outbox.give_up(lane, last)
+        for seq in range(first, last + 1):
+            yield MessageRejected(stream=lane.stream, seq=seq, code="indefinite")
