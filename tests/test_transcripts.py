@@ -105,8 +105,9 @@ def test_tokens_and_marks_are_true(transcript: Transcript) -> None:
             continue
         (item,) = codecs(line)[0].decode([line.wire])
         if isinstance(item, f.Welcome):
-            signed = f"v1.{item.session}.{item.generation}"
-            assert item.token == f"{signed}.{hmac.new(b'transcripts', signed.encode(), hashlib.sha256).hexdigest()}"
+            signed = f"resilient.v1 resume token:{item.session}.{item.generation}".encode()
+            mac = hmac.new(b"transcripts", signed, hashlib.sha256).hexdigest()
+            assert item.token == f"v1.{item.session}.{item.generation}.{mac}"
 
 
 @pytest.mark.parametrize(
