@@ -1,0 +1,72 @@
+"""
+The child's half of a process that dies with its parent; the parent's half is ``process.Child``.
+
+A program calls `die_with_parent` first and `announce_ready` when it serves. Started by hand it runs without a leash.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+
+LEASH = "RESILIENT_WS_LEASH"  # in the child's environment: the number of the pipe's end that it got
+READY = "READY "
+_PR_SET_PDEATHSIG = 1
+
+
+def announce_ready(**fields: object) -> None:
+    """
+    Tell the parent, on standard output, that this process serves now.
+
+    Args:
+        fields: What the parent should know, as JSON values. ``pid`` names another process that is to get the signals
+            instead.
+    """
+    sys.stdout.write(f"{READY}{json.dumps(fields)}\n")
+    sys.stdout.flush()
+
+
+def die_with_parent(
+    on_orphaned: collections.abc.Callable[[], object] | None = None, death_signal: int = signal.SIGKILL
+) -> bool:
+    """
+    Arrange that this process ends when the `Child` that started it is gone; call it first thing in ``main``.
+
+    Args:
+        on_orphaned: Called in a thread before the process ends, to clean up; it should take no longer than a second.
+        death_signal: What Linux sends when the parent dies; only SIGKILL reaches a process that is stopped.
+
+    Returns:
+        Whether there is such a parent; False where the program was started by hand.
+    """
+    leash = os.environ.pop(LEASH, None)
+    if leash is None:
+        return False
+    set_death_signal(death_signal)
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(int(leash), 64):
+                pass
+        try:
+            if on_orphaned is not None:
+                on_orphaned()
+        finally:
+            os._exit(1)
+
+    threading.Thread(target=watch, name="leash", daemon=True).start()
+    return True
+
+
+def set_death_signal(number: int) -> None:
+    """
+    Ask Linux for this signal when the thread that forked this process ends; elsewhere do nothing.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
