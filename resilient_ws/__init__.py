@@ -2,11 +2,115 @@
 A synchronous WebSocket client whose sessions outlive the connections under them.
 
 What lives here: the public names, and nothing that runs. What never does: an import of a module with I/O, so that
-``import resilient_ws`` stays cheap.
+``import resilient_ws`` stays cheap; a name is imported when it is asked for (PEP 562).
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = [
+    "AccessDenied",
+    "Client",
+    "ConnectError",
+    "ConnectTimeout",
+    "ConnectionLost",
+    "DeliveryError",
+    "Failover",
+    "Forked",
+    "Gap",
+    "HandshakeRejected",
+    "Inbox",
+    "JournalCorrupt",
+    "JournalError",
+    "JournalFull",
+    "JournalLocked",
+    "Keepalive",
+    "LocalProtocolError",
+    "Message",
+    "NoEndpoint",
+    "Outbox",
+    "OutboxFull",
+    "Position",
+    "ProtocolError",
+    "Receipt",
+    "Rejected",
+    "RemoteProtocolError",
+    "ResilientWSError",
+    "Retry",
+    "SessionClosed",
+    "SessionError",
+    "SessionLost",
+    "SessionTakenOver",
+    "SlowConsumer",
+    "Undelivered",
+    "Wire",
+    "__version__",
+    "connect",
+    "events",
+]
+
+if TYPE_CHECKING:
+    from resilient_ws import events
+    from resilient_ws.client import Client, connect
+    from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
+    from resilient_ws.events import Message, Receipt
+    from resilient_ws.exceptions import (
+        AccessDenied,
+        ConnectError,
+        ConnectionLost,
+        ConnectTimeout,
+        DeliveryError,
+        Forked,
+        Gap,
+        HandshakeRejected,
+        JournalCorrupt,
+        JournalError,
+        JournalFull,
+        JournalLocked,
+        LocalProtocolError,
+        NoEndpoint,
+        OutboxFull,
+        ProtocolError,
+        Rejected,
+        RemoteProtocolError,
+        ResilientWSError,
+        SessionClosed,
+        SessionError,
+        SessionLost,
+        SessionTakenOver,
+        SlowConsumer,
+        Undelivered,
+    )
+    from resilient_ws.frames import Position
+
+_HOMES = {
+    "Client": "client",
+    "connect": "client",
+    "Failover": "config",
+    "Inbox": "config",
+    "Keepalive": "config",
+    "Outbox": "config",
+    "Retry": "config",
+    "Wire": "config",
+    "Message": "events",
+    "Receipt": "events",
+    "Position": "frames",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    module = importlib.import_module("resilient_ws." + ("events" if name == "events" else _HOMES.get(name, "exceptions")))
+    value = module if name == "events" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -183,6 +183,16 @@ class GapFound:
 
 
 @attrs.frozen(kw_only=True)
+class DeadLettered:
+    """The decoder failed on a message ``deliveries`` times; it is passed, and counts as handled."""
+
+    stream: str
+    offset: int
+    deliveries: int
+    error: str
+
+
+@attrs.frozen(kw_only=True)
 class StreamRefused:
     """A subscription or a stream to publish on was refused; the rest of the session goes on."""
 
@@ -279,6 +289,7 @@ Event = Union[
     ConnectionEnded,
     RetryScheduled,
     GapFound,
+    DeadLettered,
     StreamRefused,
     MessageRejected,
     MessagesDropped,

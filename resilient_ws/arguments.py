@@ -1,0 +1,201 @@
+"""
+What ``connect()`` was given, checked before any thread or socket exists, in one frozen value.
+
+Errors name the argument, what was given (never a secret) and what is allowed.
+"""
+
+from __future__ import annotations
+
+import ssl as _ssl
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Union
+
+import attrs
+
+from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
+from resilient_ws.dialects import Dialect
+from resilient_ws.dialects.native import Native
+from resilient_ws.dialling import DialOptions, check_url
+from resilient_ws.events import Event
+from resilient_ws.exceptions import ResilientWSError
+from resilient_ws.frames import Payload, Position, Start, check_stream_name
+
+Headers = Union[Mapping[str, str], Sequence[tuple[str, str]]]
+HeadersArgument = Union[Headers, Callable[[], Headers], None]
+AccessToken = Union[str, Callable[[], str], None]
+OnGap = Union[Literal["raise", "report"], Callable[[ResilientWSError], object]]
+Subscribe = Union[str, Iterable[str], Mapping[str, Start]]
+
+_HEADER_SLACK = 128 << 10
+"""Above the largest message a frame may be this much longer: a data frame's header, or a batch of 64 KiB."""
+
+
+@attrs.frozen(kw_only=True)
+class Arguments:
+    """The arguments of ``connect()``; see there."""
+
+    urls: tuple[str, ...] = attrs.field(repr=False)
+    subscribe: Mapping[str, Start]
+    stream: str | None
+    dialect: Dialect
+    headers: HeadersArgument = attrs.field(repr=False)
+    access_token: AccessToken = attrs.field(repr=False)
+    ssl: _ssl.SSLContext | None
+    on_gap: OnGap
+    on_event: Callable[[Event], object] | None
+    decoder: Callable[[Payload], Any] | None
+    open_timeout: float | None
+    wait: bool
+    retry: Retry
+    failover: Failover
+    keepalive: Keepalive
+    outbox: Outbox
+    inbox: Inbox
+    wire: Wire
+
+    def dial_options(self, timeout: float) -> DialOptions:
+        """Return how to dial; calls ``headers`` and ``access_token`` where they are callables, which may block."""
+        headers = self.headers() if callable(self.headers) else self.headers
+        pairs = _pairs(headers)
+        token = self.access_token() if callable(self.access_token) else self.access_token
+        if token is not None:
+            pairs += (("Authorization", f"Bearer {token}"),)
+        subprotocol = self.dialect.subprotocol
+        return DialOptions(
+            headers=pairs,
+            subprotocols=() if subprotocol is None else (subprotocol,),
+            ssl=self.ssl,
+            max_message=self.wire.max_message + _HEADER_SLACK,
+            connect_timeout=timeout,
+            family=self.wire.family,
+            allow_plaintext=self.wire.allow_plaintext,
+        )
+
+
+def _pairs(headers: Headers | None) -> tuple[tuple[str, str], ...]:
+    if headers is None:
+        return ()
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return tuple((name, value) for name, value in pairs)
+
+
+_GROUPS = {"retry": Retry, "failover": Failover, "keepalive": Keepalive, "outbox": Outbox, "inbox": Inbox, "wire": Wire}
+
+
+def check_arguments(urls: object, *, proxy: object, subscribe: object, stream: object, dialect: object, **rest: Any) -> Arguments:
+    """
+    Check everything that ``connect()`` was given.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument has a value that is not allowed.
+    """
+    for name, group in _GROUPS.items():
+        if not isinstance(rest[name], group):
+            raise TypeError(f"{name}= takes a resilient_ws.{group.__name__}(...), not {type(rest[name]).__name__}")
+    if proxy is not True and proxy is not None:
+        raise ValueError("proxy= is not supported yet: leave it out, and reach the server directly")
+    _check_functions(rest)
+    _check_sizes(rest["inbox"], rest["wire"])
+    _check_timeout(rest["open_timeout"])
+    if not isinstance(rest["wait"], bool):
+        raise TypeError(f"wait= is True or False, not {rest['wait']!r}")
+    _check_credentials(rest["headers"], rest["access_token"])
+    if rest["ssl"] is not None and not isinstance(rest["ssl"], _ssl.SSLContext):
+        raise TypeError(f"ssl= takes an ssl.SSLContext or None, not {type(rest['ssl']).__name__}")
+    return Arguments(
+        urls=check_urls(urls, rest["wire"]),
+        subscribe=check_subscribe(subscribe),
+        stream=None if stream is None else check_outbound(stream),
+        dialect=check_dialect(dialect),
+        **rest,
+    )
+
+
+def check_urls(urls: object, wire: Wire) -> tuple[str, ...]:
+    """Return the endpoints, each one checked; none twice."""
+    if isinstance(urls, str):
+        urls = (urls,)
+    if isinstance(urls, (bytes, Mapping)) or not isinstance(urls, Iterable):
+        raise TypeError(f"urls takes a str or several of them, not {type(urls).__name__}")
+    found = tuple(dict.fromkeys(urls))
+    if not found:
+        raise ValueError("urls is empty: at least one wss:// URL is needed")
+    for url in found:
+        if not isinstance(url, str):
+            raise TypeError(f"a URL is a str, not {type(url).__name__}")
+        check_url(url, allow_plaintext=wire.allow_plaintext)
+    return found
+
+
+def check_subscribe(subscribe: object) -> dict[str, Start]:
+    """Return {stream: start}; a name alone starts at ``now``."""
+    if isinstance(subscribe, str):
+        raise TypeError(f"subscribe= takes a list of names or a dict, not a str; did you mean subscribe=[{subscribe[:140]!r}]?")
+    if isinstance(subscribe, Mapping):
+        return {check_stream_name(name): check_start(start) for name, start in subscribe.items()}
+    if isinstance(subscribe, bytes) or not isinstance(subscribe, Iterable):
+        raise TypeError(f"subscribe= takes a list of names or a dict, not {type(subscribe).__name__}")
+    return {check_stream_name(name): "now" for name in subscribe}
+
+
+def check_start(start: object) -> Start:
+    """Return ``start`` if a subscription may begin there."""
+    if isinstance(start, Position) or start == "now" or start == "earliest":
+        return start  # type: ignore[return-value]
+    raise ValueError(f"a subscription starts at 'now', 'earliest' or a Position, not at {start!r}")
+
+
+def check_outbound(stream: object) -> str:
+    """Return ``stream`` if a client may send to it."""
+    name = check_stream_name(stream)
+    if name.startswith("~"):
+        raise ValueError(f"stream {name!r} is a private stream: only the server writes to it")
+    return name
+
+
+def check_dialect(dialect: object) -> Dialect:
+    """Return the dialect that is meant."""
+    if dialect is None or dialect == "native":
+        return Native()
+    if isinstance(dialect, str):
+        raise ValueError(f"dialect {dialect!r} is not known; there is 'native'")
+    if callable(getattr(dialect, "client", None)) and hasattr(dialect, "capabilities") and hasattr(dialect, "subprotocol"):
+        return dialect  # type: ignore[return-value]
+    raise TypeError(f"dialect= takes 'native' or a dialect object, not {type(dialect).__name__}")
+
+
+def _check_functions(rest: Mapping[str, Any]) -> None:
+    if rest["on_gap"] not in ("raise", "report") and not callable(rest["on_gap"]):
+        raise ValueError(f"on_gap= takes 'raise', 'report' or a function of one argument, not {rest['on_gap']!r}")
+    for name in ("on_event", "decoder"):
+        if rest[name] is not None and not callable(rest[name]):
+            raise TypeError(f"{name}= takes a function of one argument or None, not {type(rest[name]).__name__}")
+
+
+def _check_sizes(inbox: Inbox, wire: Wire) -> None:
+    if inbox.max_bytes < wire.max_message:
+        raise ValueError(
+            f"Inbox(max_bytes={inbox.max_bytes}) is below Wire(max_message={wire.max_message}): "
+            "the largest message would never fit; raise the one or lower the other"
+        )
+
+
+def _check_timeout(timeout: object) -> None:
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"open_timeout= takes seconds or None, not {type(timeout).__name__}")
+    if not timeout > 0:
+        raise ValueError(f"open_timeout={timeout!r}: must be above 0, or None for no limit")
+
+
+def _check_credentials(headers: object, token: object) -> None:
+    if token is not None and not isinstance(token, str) and not callable(token):
+        raise TypeError(f"access_token= takes a str, a function that returns one, or None, not {type(token).__name__}")
+    if headers is not None and not callable(headers):
+        if isinstance(headers, (str, bytes)) or not isinstance(headers, (Mapping, Iterable)):
+            raise TypeError(f"headers= takes a mapping, pairs, or a function that returns them, not {type(headers).__name__}")
+        DialOptions(headers=_pairs(headers))  # type: ignore[arg-type]
+    if isinstance(token, str):
+        DialOptions(headers=(("Authorization", f"Bearer {token}"),))

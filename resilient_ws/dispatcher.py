@@ -1,0 +1,73 @@
+"""
+The one thread per process that runs the user's callbacks: in order, and never under a lock of ours.
+
+What the callbacks are for is not known here. The line is bounded; what finds no room is dropped, and the caller counts it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from resilient_ws import process
+
+LIMIT = 10_000
+
+_log = logging.getLogger("resilient_ws.dispatcher")
+
+
+class Dispatcher:
+    """A line of calls and the thread that makes them; the thread starts with the first call."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def post(self, callback: Callable[..., object], *args: Any) -> bool:
+        """Put a call into the line; False where there was no room, or no thread."""
+        with self._changed:
+            if len(self._calls) >= self._limit or process.is_ending():
+                return False
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="resilient_ws-dispatcher", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError:
+                    self._thread = None
+                    return False
+            self._calls.append((callback, args))
+            self._changed.notify()
+            return True
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._calls:
+                    self._changed.wait()
+                callback, args = self._calls.popleft()
+            try:
+                callback(*args)
+            except Exception:
+                _log.exception("resilient_ws.callback_failed", extra={"callback": getattr(callback, "__qualname__", "?")})
+            del callback, args
+
+
+_dispatcher = Dispatcher()
+
+
+def post(callback: Callable[..., object], *args: Any) -> bool:
+    """Have the process's :class:`Dispatcher` call ``callback(*args)``; False where there was no room."""
+    return _dispatcher.post(callback, *args)
+
+
+def _in_child() -> None:
+    global _dispatcher
+    _dispatcher = Dispatcher()
+
+
+process.in_child(_in_child)
