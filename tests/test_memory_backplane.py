@@ -389,7 +389,7 @@ class TestReading:
         """No offset is given twice under one epoch; a second hello finds that its message is gone."""
         epoch = publish(store, "s", *"abcde").epoch
         store.lose_tail("s", 2)
-        held = {"held_epoch": epoch, "held_offset": 5, "held_crc": zlib.crc32(b"e")}
+        held: dict[str, Any] = {"held_epoch": epoch, "held_offset": 5, "held_crc": zlib.crc32(b"e")}
         first = look(store, **held)
         assert (first.lifted, first.matches, first.last, first.position) == (True, None, 5, 5)
         again = look(store, **held)
@@ -515,6 +515,7 @@ class TestLocal:
         """Its own operations work all the same."""
         node = LocalBackplane(store, lambda: 0.0)
         node.hear(Publish(stream="s", entries=()), Published(epoch="e", last=1))
+        node.hear(Tick(bucket=0), Done())
         answer = asyncio.run(node.run(Publish(stream="s", entries=(entry("a"),))))
         assert isinstance(answer, Published)
 

@@ -202,6 +202,7 @@ class StreamEntered:
         lifted: True where ``held`` was above the log's end.
         matches: Did the payload at ``held_offset`` have ``held_crc``? None where it is not retained or there was no CRC.
         position: Where a reader of ``at`` or of ``held`` (same epoch) continues: the offset before its first message.
+            For ``held`` of another epoch: before the first message of the present epoch that is retained (rule 8).
         crc: CRC of the message at ``position``, None where it is not retained.
     """
 

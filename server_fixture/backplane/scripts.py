@@ -4,9 +4,9 @@ The atomic steps of the Redis backplane as Lua scripts.
 What lives here: script texts, and the two constants that they carry. What never does: the Python that runs them
 (``redis.py``), or the order of keys and arguments in Python (``steps.py``). ``docs/backplane.md`` explains them.
 
-Every key is in KEYS and has one hash tag (the tick alone builds keys, in its own tag). Replies are arrays of strings, the
-first names the answer. Numbers are written by ``%.0f``: Lua's own conversion keeps 14 digits. Strings are compared byte
-by byte: Lua's ``<`` follows the server's locale.
+Every key is in KEYS and has one hash tag (the tick alone builds keys, in its own tag). Replies are arrays of strings;
+the first names the answer. Numbers are written by ``%.0f``: Lua's own conversion keeps 14 digits. Strings are compared
+byte by byte: Lua's ``<`` follows the server's locale.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
 Requests as calls of the Lua scripts, and their replies as answers: keys, arguments and strict decoding.
 
-What lives here: where everything is in the keyspace (one hash tag per slot, so that a step is one slot of Redis Cluster)
-and the order of keys and arguments; ``docs/backplane.md`` has them too. What never does: a connection (``redis.py``) or
-the text of a script (``scripts.py``).
+What lives here: where everything is in the keyspace (one hash tag per slot, so a step is one slot of Redis Cluster) and
+the order of keys and arguments; ``docs/backplane.md`` has them too. What never does: a connection (``redis.py``) or the
+text of a script (``scripts.py``).
 """
 
 from __future__ import annotations
