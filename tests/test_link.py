@@ -84,7 +84,7 @@ def test_bytes_pass_both_ways_unchanged(proxy: Proxy, target: Target) -> None:
     assert read_exactly(client, len(down)) == down
     for sender in senders:
         sender.join(PATIENCE)
-    assert (carried.c2s.passed, carried.s2c.passed) == (len(up), len(down))
+    assert proxy.wait_for(lambda _: (carried.c2s.passed, carried.s2c.passed) == (len(up), len(down)))
 
 
 def test_half_close_passes(proxy: Proxy, target: Target) -> None:

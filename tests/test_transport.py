@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transport_tools import PATIENCE, black_hole, closed_port, collect, dialled, ending
 
 from resilient_ws import connecting
 from resilient_ws import transport as transport_module
@@ -40,6 +39,7 @@ from server_fixture.rude import (
     echo,
     frame,
 )
+from tests.transport_tools import PATIENCE, black_hole, closed_port, collect, dialled, ending
 
 # -- one connection ---------------------------------------------------------------------------------------------------
 
