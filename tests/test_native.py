@@ -314,6 +314,14 @@ def test_each_side_writes_its_own_attributes_only() -> None:
             codec.encode([batch])
 
 
+def test_a_receiver_leaves_room_for_headers_and_control_frames() -> None:
+    """The limit of a WebSocket message is above that of a payload, and never below that of a control frame."""
+    assert native.wire_limit(100) == 1 << 20
+    assert native.wire_limit(1 << 20) == (1 << 20) + 4096
+    (wire,) = client().encode([Batch("n" * 128, MAX_NUMBER, [b"x" * (2 << 20)], producer=1023)])
+    assert len(wire) <= native.wire_limit(2 << 20)
+
+
 # -- control frames: tables -------------------------------------------------------------------------------------------
 
 

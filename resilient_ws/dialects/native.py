@@ -31,6 +31,7 @@ _HINT = "see docs/protocol.md, 'Data frames' and 'Control frames'"
 _MAX_NAME = 128
 _MAX_FIELD = 256
 _MAX_LENGTH = 11
+_MAX_OVERHEAD = 4096
 _HEADER = re.compile(
     r"([1-9][0-9]{0,15})(?:-(0|[1-9][0-9]{0,15})|\*([1-9][0-9]{0,3}))?"
     r"((?:;[a-z][a-z0-9_]{0,15}(?:=[A-Za-z0-9._~-]{0,64})?)*)\Z"
@@ -259,6 +260,11 @@ def _chunks(payloads: list[bytes]) -> Iterator[tuple[int, int]]:
             begin, size = index, 0
         size += len(payload)
     yield begin, len(payloads)
+
+
+def wire_limit(max_message: int) -> int:
+    """Return the bytes of the largest WebSocket message that a receiver must accept, header or control frame included."""
+    return max(max_message + _MAX_OVERHEAD, native_control.MAX_CONTROL)
 
 
 class Native:
