@@ -60,7 +60,12 @@ def die_with_parent(
         finally:
             os._exit(1)
 
-    threading.Thread(target=watch, name="leash", daemon=True).start()
+    # A signal that the watching thread took would not wake the main thread, which is the one that handles it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        threading.Thread(target=watch, name="leash", daemon=True).start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return True
 
 

@@ -177,6 +177,21 @@ def test_terminate_lets_it_end_in_order(start: Starter) -> None:
     assert child.terminate() == child.terminate() == 3
 
 
+@linux
+def test_signals_wake_the_main_thread(start: Starter) -> None:
+    """The watching thread takes no signal, the main thread does, so that SIGTERM wakes the one that handles it."""
+    code = """
+import pathlib, threading
+die_with_parent()
+(watcher,) = (thread for thread in threading.enumerate() if thread.name == "leash")
+status = pathlib.Path(f"/proc/self/task/{watcher.native_id}/status").read_text()
+(blocked,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk:"))
+mine = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+announce_ready(watcher=bool(blocked >> (signal.SIGTERM - 1) & 1), main=len(mine))
+"""
+    assert start(code).wait_ready() == {"watcher": True, "main": 0}
+
+
 def test_terminate_ends_the_stubborn(start: Starter) -> None:
     """A child that ignores SIGTERM is killed when the time is over."""
     child = start(
