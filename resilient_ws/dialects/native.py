@@ -263,7 +263,7 @@ def _chunks(payloads: list[bytes]) -> Iterator[tuple[int, int]]:
 
 
 def wire_limit(max_message: int) -> int:
-    """Return the bytes of the largest WebSocket message that a receiver must accept, header or control frame included."""
+    """Return how many bytes a WebSocket message may have that a receiver must accept, header included."""
     return max(max_message + _MAX_OVERHEAD, native_control.MAX_CONTROL)
 
 
