@@ -106,7 +106,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    module = importlib.import_module("resilient_ws." + ("events" if name == "events" else _HOMES.get(name, "exceptions")))
+    home = "events" if name == "events" else _HOMES.get(name, "exceptions")
+    module = importlib.import_module(f"resilient_ws.{home}")
     value = module if name == "events" else getattr(module, name)
     globals()[name] = value
     return value

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ssl as _ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Union
+from typing import Any, Literal, Union, cast
 
 import attrs
 
 from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.dialects import Dialect
-from resilient_ws.dialects.native import Native
+from resilient_ws.dialects.native import Native, wire_limit
 from resilient_ws.dialling import DialOptions, check_url
 from resilient_ws.events import Event
 from resilient_ws.exceptions import ResilientWSError
@@ -25,9 +25,6 @@ HeadersArgument = Union[Headers, Callable[[], Headers], None]
 AccessToken = Union[str, Callable[[], str], None]
 OnGap = Union[Literal["raise", "report"], Callable[[ResilientWSError], object]]
 Subscribe = Union[str, Iterable[str], Mapping[str, Start]]
-
-_HEADER_SLACK = 128 << 10
-"""Above the largest message a frame may be this much longer: a data frame's header, or a batch of 64 KiB."""
 
 
 @attrs.frozen(kw_only=True)
@@ -60,12 +57,12 @@ class Arguments:
         token = self.access_token() if callable(self.access_token) else self.access_token
         if token is not None:
             pairs += (("Authorization", f"Bearer {token}"),)
-        subprotocol = self.dialect.subprotocol
+        names: Any = () if self.dialect.subprotocol is None else (self.dialect.subprotocol,)
         return DialOptions(
             headers=pairs,
-            subprotocols=() if subprotocol is None else (subprotocol,),
+            subprotocols=names,
             ssl=self.ssl,
-            max_message=self.wire.max_message + _HEADER_SLACK,
+            max_message=wire_limit(self.wire.max_message),
             connect_timeout=timeout,
             family=self.wire.family,
             allow_plaintext=self.wire.allow_plaintext,
@@ -82,7 +79,9 @@ def _pairs(headers: Headers | None) -> tuple[tuple[str, str], ...]:
 _GROUPS = {"retry": Retry, "failover": Failover, "keepalive": Keepalive, "outbox": Outbox, "inbox": Inbox, "wire": Wire}
 
 
-def check_arguments(urls: object, *, proxy: object, subscribe: object, stream: object, dialect: object, **rest: Any) -> Arguments:
+def check_arguments(
+    urls: object, *, proxy: object, subscribe: object, stream: object, dialect: object, **rest: Any
+) -> Arguments:
     """
     Check everything that ``connect()`` was given.
 
@@ -131,7 +130,7 @@ def check_urls(urls: object, wire: Wire) -> tuple[str, ...]:
 def check_subscribe(subscribe: object) -> dict[str, Start]:
     """Return {stream: start}; a name alone starts at ``now``."""
     if isinstance(subscribe, str):
-        raise TypeError(f"subscribe= takes a list of names or a dict, not a str; did you mean subscribe=[{subscribe[:140]!r}]?")
+        raise TypeError(f"subscribe= takes a list of names or a dict; did you mean subscribe=[{subscribe[:140]!r}]?")
     if isinstance(subscribe, Mapping):
         return {check_stream_name(name): check_start(start) for name, start in subscribe.items()}
     if isinstance(subscribe, bytes) or not isinstance(subscribe, Iterable):
@@ -142,7 +141,7 @@ def check_subscribe(subscribe: object) -> dict[str, Start]:
 def check_start(start: object) -> Start:
     """Return ``start`` if a subscription may begin there."""
     if isinstance(start, Position) or start == "now" or start == "earliest":
-        return start  # type: ignore[return-value]
+        return start
     raise ValueError(f"a subscription starts at 'now', 'earliest' or a Position, not at {start!r}")
 
 
@@ -160,8 +159,8 @@ def check_dialect(dialect: object) -> Dialect:
         return Native()
     if isinstance(dialect, str):
         raise ValueError(f"dialect {dialect!r} is not known; there is 'native'")
-    if callable(getattr(dialect, "client", None)) and hasattr(dialect, "capabilities") and hasattr(dialect, "subprotocol"):
-        return dialect  # type: ignore[return-value]
+    if all(hasattr(dialect, name) for name in ("client", "capabilities", "subprotocol")):
+        return cast("Dialect", dialect)
     raise TypeError(f"dialect= takes 'native' or a dialect object, not {type(dialect).__name__}")
 
 
@@ -195,7 +194,8 @@ def _check_credentials(headers: object, token: object) -> None:
         raise TypeError(f"access_token= takes a str, a function that returns one, or None, not {type(token).__name__}")
     if headers is not None and not callable(headers):
         if isinstance(headers, (str, bytes)) or not isinstance(headers, (Mapping, Iterable)):
-            raise TypeError(f"headers= takes a mapping, pairs, or a function that returns them, not {type(headers).__name__}")
+            given = type(headers).__name__
+            raise TypeError(f"headers= takes a mapping, pairs, or a function that returns them, not {given}")
         DialOptions(headers=_pairs(headers))  # type: ignore[arg-type]
     if isinstance(token, str):
         DialOptions(headers=(("Authorization", f"Bearer {token}"),))

@@ -1,7 +1,7 @@
 """
 Callbacks that wait for the fate of sent messages.
 
-They are found by the order of seqs, so that an ack of thousands costs what it settles and no more. Nothing is called here.
+They are found by the order of seqs, so an ack of thousands costs what it settles and no more. Nothing is called here.
 """
 
 from __future__ import annotations

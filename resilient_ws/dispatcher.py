@@ -1,7 +1,8 @@
 """
 The one thread per process that runs the user's callbacks: in order, and never under a lock of ours.
 
-What the callbacks are for is not known here. The line is bounded; what finds no room is dropped, and the caller counts it.
+What the callbacks are for is not known here. The line is bounded; what finds no room is dropped, and the caller counts
+it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Dispatcher:
             try:
                 callback(*args)
             except Exception:
-                _log.exception("resilient_ws.callback_failed", extra={"callback": getattr(callback, "__qualname__", "?")})
+                name = getattr(callback, "__qualname__", type(callback).__name__)
+                _log.exception("resilient_ws.callback_failed callback=%s", name)
             del callback, args
 
 

@@ -116,11 +116,11 @@ class Watch:
     def is_empty(self) -> bool:
         return not self._registered
 
-    def has(self, wanted: Mapping[Watched, int]) -> bool:
+    def has(self, wanted: Mapping[Any, int]) -> bool:
         """Say whether these sockets and no others are watched, for these events."""
         return self._registered == wanted
 
-    def sync(self, wanted: Mapping[Watched, int]) -> None:
+    def sync(self, wanted: Mapping[Any, int]) -> None:
         """Have the selector watch these sockets for these events and no others."""
         registered = self._registered
         if wanted == registered:

@@ -33,7 +33,7 @@ def is_ending_for_good() -> bool:
 
 
 def in_child(callback: Callable[[], None]) -> None:
-    """Have ``callback()`` called in every forked child, before anything else runs there; it must not wait for a lock."""
+    """Have ``callback()`` called in every forked child before anything else runs; it must not wait for a lock."""
     _in_child.append(callback)
 
 

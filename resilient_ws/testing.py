@@ -1,8 +1,8 @@
 """
 Doubles for tests of code that uses a Client: a clock that is set by hand, and a transport whose other end is the test.
 
-:class:`ScriptedTransport` is a real socket pair with frames of its own, so that everything above the transport (selectors,
-threads, back-pressure, signals) is real. The server's part is said by the test, item by item.
+:class:`ScriptedTransport` is a real socket pair with frames of its own, so that everything above the transport
+(selectors, threads, back-pressure, signals) is real. The server's part is said by the test, item by item.
 """
 
 from __future__ import annotations
@@ -118,16 +118,15 @@ class ScriptedTransport:
             else:
                 found.append(payload.decode() if kind == _TEXT else payload)
         if not data:
-            self._lost = ConnectionLost("the server closed the TCP connection without a close frame", sent=self._sent_close)
+            self._lost = ConnectionLost("the server closed without a close frame", sent=self._sent_close)
         if self._lost is not None and not found:
             raise self._lost
         return found
 
     def _closed_by_peer(self, payload: bytes) -> None:
         code, reason = struct.unpack_from(">H", payload)[0], payload[2:].decode()
-        self._lost = ConnectionLost(
-            f"the server closed the connection ({code})", code=code, reason=reason, rcvd=(code, reason), sent=self._sent_close
-        )
+        text = f"the server closed the connection ({code})"
+        self._lost = ConnectionLost(text, code=code, reason=reason, rcvd=(code, reason), sent=self._sent_close)
 
     @property
     def wants_write(self) -> bool:
@@ -250,8 +249,8 @@ class Peer:
 
         Args:
             hello: What the client said.
-            fields: Of the welcome, where they differ from: a new session (or the one that the hello names, resumed), epoch
-                ``e``, every stream at its end, or behind what the hello holds.
+            fields: Of the welcome, where they differ from: a new session (or the one that the hello names, resumed),
+                epoch ``e``, every stream at its end, or behind what the hello holds.
         """
         hello = self.expect(Hello) if hello is None else hello
         answers = []
@@ -297,7 +296,9 @@ class ScriptedDialer:
         self._answers: deque[Exception | Callable[[Callable[[], bool]], None]] = deque()
         self.dials: list[str] = []
 
-    def __call__(self, url: str, options: DialOptions, cancelled: Callable[[], bool] = lambda: False) -> ScriptedTransport:
+    def __call__(
+        self, url: str, options: DialOptions, cancelled: Callable[[], bool] = lambda: False
+    ) -> ScriptedTransport:
         self.dials.append(url)
         answer = self._answers.popleft() if self._answers else None
         if isinstance(answer, Exception):

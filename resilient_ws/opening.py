@@ -1,0 +1,128 @@
+"""
+From checked arguments to the parts of a Client and its welcome: session, how it dials, what hears of its events.
+
+Nothing here keeps the Client: one that was dropped open must be noticed.
+"""
+
+from __future__ import annotations
+
+import secrets
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from resilient_ws import dispatcher, instrumentation
+from resilient_ws.arguments import Arguments
+from resilient_ws.callbacks import Callbacks
+from resilient_ws.driver import Driver
+from resilient_ws.events import Event
+from resilient_ws.exceptions import ConnectError, ConnectTimeout, SessionClosed
+from resilient_ws.performing import Performer
+from resilient_ws.session import Session
+from resilient_ws.wired import Opener, Transport
+
+Dialer = Callable[..., Transport]
+"""``dialer(url, options, cancelled=) -> transport``, as ``resilient_ws.transport.dial``."""
+
+
+class Listening(Protocol):
+    """What hears of events."""
+
+    def _report(self, event: Event) -> None: ...
+
+
+def make_session(arguments: Arguments, now: float, rng: Any) -> Session:
+    """Make the pure session, with random ids of its own."""
+    return Session(
+        urls=arguments.urls,
+        subscribe=arguments.subscribe,
+        retry=arguments.retry,
+        failover=arguments.failover,
+        keepalive=arguments.keepalive,
+        outbox=arguments.outbox,
+        inbox=arguments.inbox,
+        wire=arguments.wire,
+        capabilities=arguments.dialect.capabilities,
+        gaps="report" if arguments.on_gap == "report" else "raise",
+        instance=secrets.token_hex(16),
+        producer=secrets.token_hex(16),
+        rng=rng,
+        now=now,
+    )
+
+
+def make_driver(
+    arguments: Arguments, dialer: Dialer, owner: Listening, callbacks: Callbacks, clock: Callable[[], float], rng: Any
+) -> Driver:
+    """Make what drives the session; it refers to ``owner`` weakly."""
+    performer = Performer(
+        session=make_session(arguments, clock(), rng),
+        opener=_make_opener(arguments, dialer),
+        make_codec=arguments.dialect.client,
+        listener=_make_listener(weakref.ref(owner)),
+        callbacks=callbacks,
+        clock=clock,
+    )
+    return Driver(performer=performer, write_timeout=arguments.wire.write_timeout)
+
+
+def _make_opener(arguments: Arguments, dialer: Dialer) -> Opener:
+    def open_transport(url: str, timeout: float, cancelled: Callable[[], bool]) -> Transport:
+        return dialer(url, arguments.dial_options(timeout), cancelled=cancelled)
+
+    return open_transport
+
+
+def _make_listener(owner: weakref.ref[Any]) -> Callable[[list[Event]], None]:
+    def listen(found: list[Event]) -> None:
+        listening = owner()
+        for event in found:
+            if listening is not None:
+                listening._report(event)
+            else:
+                log(event)
+
+    return listen
+
+
+def log(event: Event) -> None:
+    """Have an event logged, by the dispatcher: a log's handler may block, and may even send over this Client."""
+    if instrumentation.is_logged(event):
+        dispatcher.post(instrumentation.log_event, event)
+
+
+def weakly(owner: Any, method: Callable[[Any], Any]) -> Callable[[], Any]:
+    """Return ``method`` bound to ``owner`` weakly, for the parts of a Client, which must not keep it."""
+    reference = weakref.ref(owner)
+
+    def call() -> Any:
+        found = reference()
+        return None if found is None else method(found)
+
+    return call
+
+
+def start(driver: Driver, arguments: Arguments) -> None:
+    """
+    Dial, and wait for the welcome as ``arguments`` say.
+
+    Raises:
+        ConnectError: There was none in time; the cause is the last attempt's error.
+    """
+    performer, timeout = driver.performer, arguments.open_timeout
+    session = performer.session
+    deadline = None if timeout is None else performer.clock() + timeout
+
+    def is_open(now: float) -> bool:
+        if isinstance(session.error, ConnectError):
+            raise session.error
+        if performer.has_ended:
+            cause = performer.failure or session.error or SessionClosed("the server ended the session at once")
+            raise ConnectError(f"no session was opened: {cause}") from cause
+        return session.welcomed_once
+
+    driver.start()
+    if arguments.wait and not driver.pump(is_open, deadline):
+        last = session.last_error
+        where = f"from {len(arguments.urls)} endpoint(s) within open_timeout={timeout:g} s"
+        raise ConnectTimeout(f"no welcome {where}" + ("" if last is None else f"; the last attempt: {last}")) from last

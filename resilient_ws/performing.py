@@ -1,0 +1,279 @@
+"""
+The steps of one session and what follows from them: the one lock, the performer and the dials.
+
+The session decides under the lock; nothing slow and no user code runs there. One thread at a time, the *performer*,
+carries out what was decided, outside the lock and in order; whoever finds another one at it leaves it to that one.
+Nothing here reads a socket.
+
+A user's interrupt (Ctrl-C) may come between any two lines. What was in hand then is treated as a lost connection; where
+it came into the middle of a step, nobody knows what the session holds: it ends and says so, it never guesses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+
+from resilient_ws import attempts, dispatcher, process
+from resilient_ws.callbacks import Callbacks
+from resilient_ws.dialects import Codec
+from resilient_ws.events import Event
+from resilient_ws.exceptions import (
+    ConnectError,
+    ConnectionLost,
+    Forked,
+    LocalProtocolError,
+    RemoteProtocolError,
+    ResilientWSError,
+    SessionClosed,
+)
+from resilient_ws.session import Action, Dial, Session, Shut, Write
+from resilient_ws.state import SessionState
+from resilient_ws.wired import Connections, Opener, Transport, Wired
+
+LEAVE_TIMEOUT = 1.0
+"""Seconds that a peer has to answer our close frame."""
+
+_log = logging.getLogger("resilient_ws.client")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Performer:
+    """
+    A session under its lock. Every use of ``session`` and ``connections`` needs ``lock``.
+
+    Attributes:
+        opener: Opens a transport.
+        make_codec: Makes the codec of a new connection.
+        listener: Called with what happened, never under the lock; must not raise.
+        callbacks: What waits for the fate of messages; posted to the dispatcher after every step.
+        nudge: Called under the lock when all is carried out: those who wait may have to wait differently.
+        failure: What ended the Client beside the session.
+    """
+
+    session: Session
+    opener: Opener
+    make_codec: Callable[[], Codec]
+    listener: Callable[[list[Event]], None]
+    callbacks: Callbacks
+    clock: Callable[[], float] = time.monotonic
+    nudge: Callable[[], None] = attrs.field(default=lambda: None)
+    lock: Any = attrs.field(factory=threading.Lock)
+    connections: Connections = attrs.field(factory=Connections)
+    failure: Exception | None = None
+    _generation: int = attrs.field(factory=process.generation)
+    _todo: deque[Action] = attrs.field(factory=deque)
+    _events: list[Event] = attrs.field(factory=list)
+    _performer: int | None = None
+    _is_inside: bool = False
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_forked(self) -> bool:
+        return self._generation != process.generation()
+
+    @property
+    def has_ended(self) -> bool:
+        return self.failure is not None or self.session.state is SessionState.ENDED
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[float]:
+        """
+        Hold the lock for a step of the session; gives ``now``. Follow it by :meth:`perform`.
+
+        A generator, because an interrupt at any point of it still frees the lock.
+
+        Raises:
+            Forked: This is another process than the one that opened the Client.
+        """
+        if self.is_forked:
+            raise Forked("this Client was opened before a fork and belongs to the parent process; open a new one")
+        with self.lock:
+            self.begin()
+            try:
+                yield self.clock()
+            except Exception:
+                self._is_inside = False
+                raise
+            self._is_inside = False
+
+    def begin(self) -> None:
+        """Note, under the lock, that a step begins; what was torn by an interrupt ends here."""
+        if self._is_inside and self.failure is None:
+            self._fail(SessionClosed("an interrupt (Ctrl-C) came in the middle of a step; open a new Client"))
+        self._is_inside = True
+
+    def settled(self) -> bool:
+        """Note, under the lock, that the step is over; returns whether :meth:`perform` has something to do."""
+        self.collect()
+        self._is_inside = False
+        return bool(self._todo or self._events)
+
+    def collect(self) -> None:
+        """Take what the session decided; in a step."""
+        self._todo.extend(self.session.actions())
+        self._events.extend(self.session.events())
+        if self.callbacks:
+            for call, receipt in self.callbacks.done(self.session.outcome):
+                dispatcher.post(call, receipt)
+
+    # -- performing ---------------------------------------------------------------------------------------------------
+
+    def perform(self) -> None:
+        """Carry out what the session decided; if another thread is at it, it does ours too."""
+        me = threading.get_ident()
+        with self.lock:
+            # Our own number here means that an interrupt hit an earlier perform() of this thread.
+            if self._performer is not None and self._performer != me:
+                return
+            self._performer = me
+        action: Action | None = None
+        try:
+            while True:
+                action = None
+                with self.lock:
+                    self.begin()
+                    if not self.settled():
+                        self._performer = None
+                        self.nudge()
+                        return
+                    found, self._events = self._events, []
+                    action = self._todo.popleft() if self._todo else None
+                if found:
+                    self.listener(found)
+                if action is not None:
+                    self._carry_out(action)
+        except BaseException:
+            self._drop(action)
+            raise
+
+    def _drop(self, action: Action | None) -> None:
+        """Give up what an interrupt left half done."""
+        with self.step() as now:
+            self._performer = None
+            if action is None:
+                return
+            self.connections.dialling.discard(action.conn)
+            self.lose(action.conn, ConnectionLost("the writing thread was interrupted"), now)
+
+    def _carry_out(self, action: Action) -> None:
+        if isinstance(action, Write):
+            self._write(action)
+        elif isinstance(action, Dial):
+            self._dial(action)
+        else:
+            self._shut(action)
+
+    def _write(self, action: Write) -> None:
+        wired = self.connections.live.get(action.conn)
+        if wired is None:
+            return
+        error: Exception | None = None
+        is_out = False
+        try:
+            is_out = wired.transport.write(wired.codec.encode(action.items))
+        except LocalProtocolError as refused:
+            _log.exception("resilient_ws.encoding_failed")
+            error = ConnectionLost(f"the dialect could not encode: {refused}")
+        except (ResilientWSError, MemoryError) as lost:
+            error = lost
+        with self.step() as now:
+            wired.progress(now)
+            if error is not None:
+                self.lose(action.conn, error, now)
+            elif is_out:
+                self.check_written(action.conn, now)
+
+    def check_written(self, conn: int, now: float) -> None:
+        """Tell the session that everything is out, if nothing is on its way to the transport; in a step."""
+        if not any(isinstance(action, Write) and action.conn == conn for action in self._todo):
+            self.session.written(conn, now)
+
+    def lose(self, conn: int, error: Exception, now: float) -> None:
+        """End a connection that is dead, with a close frame where it is we who end it; in a step."""
+        wired = self.connections.pop(conn)
+        if wired is not None and isinstance(error, RemoteProtocolError):
+            self._leave(wired, error.code, str(error)[:120], now)
+        elif wired is not None:
+            wired.retire()
+        self.session.connection_lost(conn, error, now)
+
+    def _leave(self, wired: Wired, code: int, reason: str, now: float) -> None:
+        self.connections.leaving.append(wired)
+        wired.leave(code, reason, now + LEAVE_TIMEOUT)
+
+    def _shut(self, action: Shut) -> None:
+        with self.step() as now:
+            self.connections.dialling.discard(action.conn)
+            wired = self.connections.pop(action.conn)
+            if wired is not None:
+                self._leave(wired, action.code, action.reason, now)
+
+    # -- dialling -----------------------------------------------------------------------------------------------------
+
+    def _dial(self, action: Dial) -> None:
+        dialling = self.connections.dialling
+        with self.lock:
+            dialling.add(action.conn)
+        try:
+            attempts.start(lambda: self._open(action))
+        except RuntimeError as error:
+            failed = ConnectError(f"no thread could be started to dial in ({error})")
+            with self.step() as now:
+                dialling.discard(action.conn)
+                self.session.connection_lost(action.conn, failed, now)
+
+    def _open(self, action: Dial) -> None:
+        dialling = self.connections.dialling
+        transport: Transport | None = None
+        error: Exception | None = None
+        if action.conn in dialling:
+            try:
+                transport = self.opener(action.url, action.timeout, lambda: action.conn not in dialling)
+            except Exception as failed:
+                error = failed
+        with self.step() as now:
+            is_wanted = action.conn in dialling
+            dialling.discard(action.conn)
+            if is_wanted and transport is not None:
+                self.connections.add(Wired(action.conn, transport, self.make_codec()))
+                self.session.connection_made(action.conn, now)
+            elif is_wanted:
+                self.session.connection_lost(action.conn, _dial_error(error), now)
+        if transport is not None and not is_wanted:
+            transport.shut()
+            transport.release()
+        self.perform()
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    def fail(self, error: Exception) -> None:
+        """End: something happened that must not happen."""
+        with self.lock:
+            self._fail(error)
+        self.perform()
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self._is_inside = False
+        with contextlib.suppress(Exception):  # nobody knows what the session can still do
+            self.session.close(self.clock())
+        self.connections.retire_all()
+        self.nudge()
+
+
+def _dial_error(error: Exception | None) -> Exception:
+    if isinstance(error, ResilientWSError):
+        return error
+    what = type(error).__name__
+    failed = ConnectError(f"the dial failed with {what}; if headers= or access_token= raised it, look there")
+    failed.__cause__ = error
+    return failed

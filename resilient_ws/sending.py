@@ -1,0 +1,123 @@
+"""
+One Client's sending: what may be sent, where to, and waiting for room.
+
+What becomes of an accepted message is the session's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from resilient_ws.arguments import Arguments, check_outbound
+from resilient_ws.driver import Driver
+from resilient_ws.exceptions import OutboxFull, SlowConsumer, Undelivered
+from resilient_ws.frames import Payload
+
+
+@attrs.define(eq=False, kw_only=True)
+class Sender:
+    """
+    Puts messages into the session.
+
+    Attributes:
+        end_error: Says why nothing may be sent any more.
+        is_closed: The user closed the Client.
+        is_only_receiver: Says whether nobody but the calling thread receives.
+    """
+
+    driver: Driver
+    arguments: Arguments
+    end_error: Callable[[], Exception]
+    is_only_receiver: Callable[[], bool]
+    is_closed: bool = False
+
+    def send(self, data: object, stream: str | None) -> tuple[str, str, int]:
+        """Accept a message; returns (producer, stream, seq)."""
+        payload = data if type(data) is bytes else as_payload(data)
+        name = self.arguments.stream if stream is None else check_outbound(stream)
+        if name is None:
+            raise ValueError("send() does not know where to: pass stream= here, or to connect()")
+        performer = self.driver.performer
+        try:
+            with performer.step() as now:
+                self.check_open()
+                producer, seq = performer.session.send(name, payload, now)
+        except OutboxFull as full:
+            if self.arguments.outbox.policy != "block":
+                raise
+            producer, seq = self._send_later(name, payload, full)
+        performer.perform()
+        return producer, name, seq
+
+    def check_open(self) -> None:
+        """Raise where the Client or its session is over; in a step."""
+        if self.is_closed or self.driver.performer.has_ended:
+            raise self.end_error()
+
+    def flush(self, timeout: float | None) -> None:
+        """Wait until everything is committed (see ``Client.flush``)."""
+        performer = self.driver.performer
+        session = performer.session
+        deadline = None if timeout is None else performer.clock() + timeout
+        if not self.driver.pump(lambda now: session.is_flushed or performer.has_ended, deadline):
+            raise TimeoutError(f"{session.outbox_size[0]} messages have no ack yet; they are still on their way")
+        self.raise_undelivered()
+
+    def raise_undelivered(self) -> None:
+        """Raise Undelivered where something has no ack."""
+        with self.driver.performer.step():
+            unacked, error = self.driver.performer.session.unacked, self.driver.performer.session.error
+        if unacked:
+            raise Undelivered(unacked) from error
+
+    def _send_later(self, name: str, payload: Payload, full: OutboxFull) -> tuple[str, int]:
+        performer = self.driver.performer
+        accepted: list[tuple[str, int]] = []
+        last = full
+
+        def attempt(now: float) -> bool:
+            nonlocal last
+            self.check_open()
+            try:
+                accepted.append(performer.session.send(name, payload, now))
+            except OutboxFull as still_full:
+                last = still_full
+                self._check_slow_consumer()
+            return bool(accepted)
+
+        if not self.driver.pump(attempt, performer.clock() + self.arguments.outbox.send_timeout):
+            raise last
+        return accepted[0]
+
+    def _check_slow_consumer(self) -> None:
+        # With credit we go on reading at a full inbox, so the acks that make room arrive; without it nothing is read.
+        session = self.driver.performer.session
+        if session.inbox_full and not session.capabilities.credit and self.is_only_receiver():
+            raise SlowConsumer(session.stats()["inbox"][0], self.arguments.inbox.max_messages)
+
+
+def as_payload(data: object) -> Payload:
+    """
+    Return ``data`` as it can be kept: ``str``, or ``bytes`` that nobody can change.
+
+    Raises:
+        TypeError: It is neither text nor bytes.
+        UnicodeEncodeError: A lone surrogate, which UTF-8 cannot say (a ValueError).
+    """
+    if isinstance(data, str):
+        if not data.isascii():
+            data.encode()  # refused here, not in some other thread later
+        return str(data)
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    hint = "; send_json() sends it as JSON" if isinstance(data, (dict, list, tuple, int, float, type(None))) else ""
+    raise TypeError(f"send() takes str or bytes, not {type(data).__name__}{hint}")
+
+
+def compact_json(value: Any) -> str:
+    """Return ``value`` as JSON without blanks; characters stay as they are."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
