@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from resilient_ws.dialects.native import Native
 from resilient_ws.exceptions import RemoteProtocolError
 from resilient_ws.frames import (
     Ack,
@@ -110,6 +111,7 @@ class Rig:
     def _do(self, action: object) -> None:
         if isinstance(action, Send):
             self.items.extend(action.items)
+            assert_speakable(action.items)
         elif isinstance(action, Watch):
             assert action.stream not in self.watched
             self.watched.append(action.stream)
@@ -195,6 +197,23 @@ class Rig:
         assert self.watched == []
         assert self.session.next_deadline() is None
         return self.close.code, self.close.reason
+
+
+def assert_speakable(items: list[Any]) -> None:
+    """Everything that a session sends has a form on the wire, and says the same at the other end."""
+    arrived = Native().client().decode(Native().server().encode(items))
+    frames = [item for item in items if not isinstance(item, Batch)]
+    assert [item for item in arrived if not isinstance(item, Batch)] == frames
+    assert unrolled(arrived) == unrolled(items)
+
+
+def unrolled(items: Any) -> list[tuple[str, int, str | bytes]]:
+    return [
+        (item.stream, number, payload)
+        for item in items
+        if isinstance(item, Batch)
+        for number, payload in enumerate(item.payloads, item.first or 0)
+    ]
 
 
 def hello(**changes: Any) -> Hello:
