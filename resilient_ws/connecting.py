@@ -8,6 +8,7 @@ black-holed address does not eat the time of the others. Sockets that leave this
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -192,7 +193,8 @@ def _tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (*_KEEPALIVE, ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MS)):
         if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            with contextlib.suppress(OSError):  # a system may know the name and not the option
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 @functools.cache

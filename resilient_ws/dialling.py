@@ -166,7 +166,7 @@ def check_url(url: str, *, allow_plaintext: bool = False) -> Endpoint:
     if "#" in rest:
         raise ValueError("the URL has a fragment, which WebSocket URLs must not have (RFC 6455 section 3)")
     http, default_port = _SCHEMES[scheme]
-    host = _check_host(host)
+    host = _check_host(host, is_bracketed="[" in parts.netloc)
     port = default_port if port is None else port
     if port == 0:
         raise ValueError("the URL's port is 0")
@@ -185,10 +185,10 @@ def check_url(url: str, *, allow_plaintext: bool = False) -> Endpoint:
     )
 
 
-def _check_host(host: str | None) -> str:
+def _check_host(host: str | None, is_bracketed: bool) -> str:
     if not host:
         raise ValueError("the URL has no host")
-    if ":" in host:
+    if is_bracketed:
         try:
             ipaddress.IPv6Address(host)
         except ValueError:

@@ -21,7 +21,7 @@ import websocket
 
 from resilient_ws.connecting import Deadline, connect, wrap_tls
 from resilient_ws.dialling import DialOptions, Endpoint, check_url
-from resilient_ws.exceptions import ConnectionLost, HandshakeRejected
+from resilient_ws.exceptions import ConnectionLost, HandshakeRejected, NoEndpoint
 from resilient_ws.framing import BINARY, CLOSE, PING, PONG, TEXT, Decoder, is_close_code
 from resilient_ws.upgrade import GuardedSocket, Headers, classify_status
 
@@ -57,6 +57,14 @@ def dial(url: str, options: DialOptions, cancelled: Callable[[], bool] = lambda:
     """
     endpoint = check_url(url, allow_plaintext=options.allow_plaintext)
     deadline = Deadline(time.monotonic() + options.connect_timeout, cancelled, str(endpoint))
+    try:
+        return _dial(endpoint, options, deadline)
+    except (OSError, RuntimeError) as error:
+        # No descriptor, no port, no memory, no thread: this machine's trouble, and it may pass.
+        raise NoEndpoint(f"{endpoint}: no connection could be opened ({_name(error)})") from None
+
+
+def _dial(endpoint: Endpoint, options: DialOptions, deadline: Deadline) -> Transport:
     sock = connect(endpoint, options.family, deadline)
     try:
         peer = sock.getpeername()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from resilient_ws import connecting
 from resilient_ws import transport as transport_module
-from resilient_ws.exceptions import ConnectionLost, HandshakeRejected, NoEndpoint
+from resilient_ws.exceptions import ConnectionLost, ConnectTimeout, HandshakeRejected, NoEndpoint
 from resilient_ws.framing import Decoder
 from resilient_ws.transport import DialOptions, check_url, classify_status, dial
 from resilient_ws.upgrade import parse_retry_after
@@ -119,8 +119,12 @@ def test_interim_answers_are_skipped() -> None:
 def test_H20_frames_behind_the_101_are_kept() -> None:
     """What arrives in the same segment as the 101 is received, without waiting for more bytes."""
     behind = frame(TEXT, b"first") + frame(BINARY, b"second") + frame(TEXT, b"third")[:4]
-    server = RudeServer(lambda caller: (accept_upgrade(caller, behind=behind), caller.wait_gone()))
-    with server, dialled(server.url) as transport:
+
+    def behave(caller: Caller) -> None:
+        accept_upgrade(caller, behind=behind)
+        caller.wait_gone()
+
+    with RudeServer(behave) as server, dialled(server.url) as transport:
         if transport.has_buffered:  # the kernel may still have split them
             assert transport.receive() == ["first", b"second"]
             assert not transport.has_buffered
@@ -331,7 +335,7 @@ def test_D2_resolver_that_hangs_is_inside_the_deadline(monkeypatch: pytest.Monke
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: release.wait(PATIENCE) and [])
     started = time.monotonic()
     try:
-        with pytest.raises(connecting.ConnectTimeout, match="resolving the name"):
+        with pytest.raises(ConnectTimeout, match="resolving the name"):
             dial("wss://slow.example/", DialOptions(connect_timeout=0.2))
         assert time.monotonic() - started < 2.0
     finally:
@@ -343,7 +347,7 @@ def test_cancelled_dial_ends_soon() -> None:
     cancelled = threading.Event()
     threading.Timer(0.1, cancelled.set).start()
     started = time.monotonic()
-    with black_hole() as port, pytest.raises(connecting.ConnectTimeout, match="called off"):
+    with black_hole() as port, pytest.raises(ConnectTimeout, match="called off"):
         dial(f"ws://127.0.0.1:{port}/", DialOptions(connect_timeout=PATIENCE), cancelled.is_set)
     assert time.monotonic() - started < 2.0
 
@@ -454,7 +458,7 @@ def test_L2_L3_bad_certificate_is_refused_before_a_header(certify: Certify, name
 def test_L4_tls_that_is_never_spoken_is_inside_the_deadline() -> None:
     """A server that accepts and says nothing ends at the deadline."""
     with RudeServer(lambda caller: caller.wait_gone()) as server:
-        with pytest.raises(connecting.ConnectTimeout, match="speaking TLS"):
+        with pytest.raises(ConnectTimeout, match="speaking TLS"):
             dial(server.url.replace("ws:", "wss:"), DialOptions(connect_timeout=0.2))
 
 
@@ -616,8 +620,8 @@ Part = tuple[bytes, list[Any]]
 def server_messages(draw: st.DrawFn) -> Part:
     """Draw one message with its frames: maybe in fragments, with control frames between them."""
     text = draw(st.booleans())
-    message = draw(st.text(max_size=40) if text else st.binary(max_size=200))
-    payload = message.encode() if isinstance(message, str) else message
+    message: str | bytes = draw(st.text(max_size=40)) if text else draw(st.binary(max_size=200))
+    payload: bytes = message.encode() if isinstance(message, str) else message
     cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=4)))
     pieces = [payload[start:end] for start, end in zip([0, *cuts], [*cuts, len(payload)], strict=True)]
     wire = b""

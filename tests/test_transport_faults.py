@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import resource
+import socket
+import sys
 import threading
 import time
 import traceback
@@ -140,6 +145,45 @@ def test_T12_T13_one_byte_segments_and_a_pause() -> None:
                 proxy.carried[0].s2c.stall()
                 proxy.carried[0].s2c.heal()
                 assert collect(transport, 2) == ["sliced", b"too"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+@pytest.mark.parametrize("spare", [0, 1])
+def test_T16_no_descriptor_left(spare: int) -> None:
+    """Without a free descriptor a dial is NoEndpoint, worth trying again."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        limit = max(map(int, os.listdir("/proc/self/fd"))) + 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+        taken: list[int] = []
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(listener.fileno()))
+            for _ in range(spare):
+                os.close(taken.pop())
+            with pytest.raises(NoEndpoint, match="Too many open files") as caught:
+                dial(f"ws://127.0.0.1:{listener.getsockname()[1]}/", DialOptions())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            for descriptor in taken:
+                os.close(descriptor)
+    assert caught.value.retryable
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+def test_T16_no_descriptor_is_kept() -> None:
+    """Dials that succeed, are refused, rejected or run out of time leave no descriptor behind."""
+    behaviours = [echo, rude.html_200, rude.upgrade_never, rude.flap]
+    with RudeServer(behaviours * 5) as server:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            with contextlib.suppress(HandshakeRejected, ConnectTimeout), dialled(server.url, connect_timeout=0.1):
+                pass
+        with pytest.raises(NoEndpoint):
+            dial(f"ws://127.0.0.1:{closed_port()}/", DialOptions())
+    # The server's own descriptors, closed by now, are not counted: it runs in this process.
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 FIRST_FRAMES = frame(TEXT, b"one") + frame(PING, b"p") + frame(TEXT, b"tw", fin=False) + frame(CONTINUATION, b"o")
@@ -339,12 +383,17 @@ def test_H13_unasked_subprotocol() -> None:
         assert (error.retryable, "not offered" in str(error)) == (False, True)
 
 
+def answer_with_subprotocol(name: str) -> Behaviour:
+    """Make a behaviour that chooses this subprotocol, whatever was offered."""
+    return lambda caller: accept_upgrade(caller, subprotocol=name)
+
+
 def test_H13_subprotocol_is_exact() -> None:
     """Another case, or two of the offered ones, is no choice."""
     offered = ("resilient.v1", "other")
     for chosen in ("Resilient.v1", "resilient.v1, other"):
-        error = rejected(lambda caller, chosen=chosen: accept_upgrade(caller, subprotocol=chosen), subprotocols=offered)
-        assert not error.retryable
+        wrong = answer_with_subprotocol(chosen)
+        assert not rejected(wrong, subprotocols=offered).retryable
 
 
 def test_H13_missing_subprotocol_names_the_option() -> None:
@@ -499,7 +548,7 @@ def test_H24_no_secret_in_errors_or_trace(trace: list[str]) -> None:
 def test_H24_control_the_bare_library_shows_secrets(trace: list[str]) -> None:
     """The check above can fail: used bare, the library logs header, cookie, query and body, or throws them."""
     with RudeServer(rude.status(401, headers=[("Set-Cookie", SET_COOKIE)], body=BODY.encode())) as server:
-        bare = websocket.WebSocket()
+        bare: Any = websocket.WebSocket()
         with pytest.raises(websocket.WebSocketBadStatusException) as caught:
             bare.connect(f"{server.url}?{QUERY}", header=[f"Authorization: {HEADER}"], cookie=COOKIE)
     shown = "\n".join([*trace, str(caught.value)])
