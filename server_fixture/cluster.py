@@ -1,0 +1,354 @@
+"""
+A cluster on this machine: one store and some nodes, real processes that can be killed, stopped, drained and restarted.
+
+Here live the processes and their addresses. When what is broken never lives here (``chaos.py``), nor does what a node
+does (``node.py``). Nothing outlives the process that made the cluster, however that one ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import types
+import typing
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+
+from server_fixture import history
+from server_fixture.backplane import Published
+from server_fixture.engine import Engine
+from server_fixture.extra import require
+from server_fixture.process import Child, ChildFailed
+
+START_TIMEOUT = 30.0
+"""Seconds that a process gets until it says READY; generous, because tests run on busy machines."""
+_ASK_TIMEOUT = 10.0
+
+__all__ = ["ChildFailed", "Cluster", "Node"]
+
+
+@typing.final
+class Node:
+    """
+    One node of a cluster, over all the processes that it has been.
+
+    Args:
+        name: As it is told in the welcome.
+        flags: For ``server_fixture.node``, without name and port.
+        directory: Where its log goes.
+        env: What its environment has beside ours.
+    """
+
+    def __init__(self, name: str, flags: Sequence[str], directory: pathlib.Path, env: Mapping[str, str]) -> None:
+        self.name = name
+        self.log_path = directory / f"{name}.log"
+        self.port = 0
+        self.is_paused = False
+        self.is_draining = False
+        self.is_meant_to_live = False
+        self._flags = list(flags)
+        self._env = dict(env)
+        self._child: Child | None = None
+
+    def start(self) -> None:
+        """Start it and return at once; :meth:`wait_ready` waits. It keeps the port that it had before."""
+        if self.is_alive:
+            return
+        own = ["--name", self.name, "--port", str(self.port)]
+        argv = [sys.executable, "-m", "server_fixture.node", *own, *self._flags]
+        self._child = Child(argv, name=self.name, log_path=self.log_path, env=self._env)
+        self.is_paused = self.is_draining = False
+        self.is_meant_to_live = True
+
+    def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
+        """
+        Wait until it serves.
+
+        Raises:
+            ChildFailed: It ended, or did not get ready; the text has its exit code and the end of its log.
+        """
+        self.port = int(self.child.wait_ready(timeout)["port"])
+
+    @property
+    def child(self) -> Child:
+        """
+        Its process, dead or alive.
+
+        Raises:
+            RuntimeError: It was never started.
+        """
+        if self._child is None:
+            raise RuntimeError(f"{self.name} was never started: call start(), or use the cluster in a with block")
+        return self._child
+
+    @property
+    def url(self) -> str:
+        """Where clients dial it; the same after a restart."""
+        return f"ws://127.0.0.1:{self.port}/"
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a process, serving or not."""
+        return self._child is not None and self._child.is_alive
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it said READY, and neither was stopped nor drains."""
+        return self.is_alive and bool(self.child.ready) and not self.is_paused and not self.is_draining
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL)."""
+        self.is_meant_to_live = False
+        self.child.kill()
+
+    def restart(self, *, wait: bool = True) -> None:
+        """
+        Start it again on its port, killed before where it still lives.
+
+        Args:
+            wait: Return only when it serves.
+        """
+        if self.is_alive:
+            self.kill()
+        self.start()
+        if wait:
+            self.wait_ready()
+
+    def pause(self) -> None:
+        """Stop it where it stands (SIGSTOP): its sockets stay open, nothing answers."""
+        self.child.pause()
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """Let it go on after :meth:`pause`."""
+        self.child.resume()
+        self.is_paused = False
+
+    def drain(self, *, wait: bool = True, timeout: float = 60.0) -> None:
+        """
+        Ask it to send its clients away and to end (SIGTERM).
+
+        Args:
+            wait: Return only when it has ended.
+            timeout: Seconds to wait.
+
+        Raises:
+            TimeoutError: It still lives.
+            ChildFailed: It ended with something else than 0.
+        """
+        self.child.expect_alive()
+        self.is_meant_to_live, self.is_draining = False, True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.child.pid, signal.SIGTERM)
+        if wait and self.child.wait(timeout) != 0:
+            raise ChildFailed(self.child, f"was drained and ended with {self.child.exit_code}")
+
+    def expect_alive(self) -> None:
+        """
+        Check that nothing ended it but us.
+
+        Raises:
+            ChildFailed: It has ended; the text has its exit code and the end of its log.
+        """
+        if self.is_meant_to_live:
+            self.child.expect_alive()
+
+    def close(self) -> None:
+        """End the process, whatever state it is in."""
+        self.is_meant_to_live = False
+        if self.is_alive:
+            self.child.kill()
+
+    def __repr__(self) -> str:
+        states = {"serving": self.is_serving, "paused": self.is_paused, "draining": self.is_draining}
+        state = next((name for name, holds in states.items() if holds and self.is_alive), None)
+        return f"<Node {self.name} at {self.url} {state or ('starting' if self.is_alive else 'down')}>"
+
+
+@typing.final
+class Cluster:
+    """
+    A store and some nodes.
+
+    As a context manager it serves on entry; on exit every process is gone. Where a process ended that nobody killed,
+    leaving the block says so. The logs are kept where the block is left by an exception.
+
+    Args:
+        nodes: How many.
+        ttl: Seconds that a session outlives its last refresh.
+        keepalive: Seconds of silence after which nodes and clients ping.
+        backplane: ``redis`` starts a store of its own, a URL uses that one, ``memory`` is for a single node.
+        flags: More of ``python -m server_fixture.node``, as in ``{"max-message": 1000}``.
+        directory: Where the logs go; None: a new directory that goes with the cluster.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 3,
+        *,
+        ttl: float = 60.0,
+        keepalive: float = 1.0,
+        backplane: str = "redis",
+        flags: Mapping[str, object] | None = None,
+        directory: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if nodes < 1 or (nodes > 1 and backplane == "memory"):
+            raise ValueError(f"nodes={nodes}: at least one, and only one without a shared backplane ('memory')")
+        require("aiohttp", "redis")
+        self._is_own_directory = directory is None
+        made = tempfile.mkdtemp(prefix="resilient-ws-cluster-") if directory is None else directory
+        self.directory = pathlib.Path(made)
+        self.engine = Engine(log_path=self.directory / "engine.log") if backplane == "redis" else None
+        self._store = backplane if self.engine is None else self.engine.url
+        settings = {"backplane": self._store, "ttl": ttl, "keepalive": keepalive, **(flags or {})}
+        given = [f"--{name}={value}" for name, value in settings.items()]
+        env = {"RESILIENT_WS_TOKEN_KEY": secrets.token_hex(32)}
+        self.nodes = tuple(Node(f"node-{number}", given, self.directory, env) for number in range(1, nodes + 1))
+
+    # -- the processes ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """
+        Start the store, then every node that does not run, and wait until all serve.
+
+        Raises:
+            ChildFailed: One did not get ready.
+        """
+        if self.engine is not None:
+            self.engine.start()
+        for node in self.nodes:
+            node.start()
+        self.wait_ready()
+
+    def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
+        """
+        Wait until every node that runs serves.
+
+        Raises:
+            ChildFailed: One ended, or did not get ready.
+        """
+        deadline = time.monotonic() + timeout
+        for node in self.nodes:
+            if node.is_meant_to_live:
+                node.wait_ready(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def urls(self) -> list[str]:
+        """Where clients dial, one URL for each node; the same for as long as the cluster lives."""
+        return [node.url for node in self.nodes]
+
+    @property
+    def alive(self) -> list[Node]:
+        """The nodes that serve."""
+        return [node for node in self.nodes if node.is_serving]
+
+    def kill_all(self) -> None:
+        """Kill every node that runs; the store goes on."""
+        for node in self.nodes:
+            if node.is_alive:
+                node.kill()
+
+    def expect_alive(self) -> None:
+        """
+        Check that nothing ended a process but us.
+
+        Raises:
+            ChildFailed: One has ended; the text has its exit code and the end of its log.
+        """
+        if self.engine is not None:
+            self.engine.expect_alive()
+        for node in self.nodes:
+            node.expect_alive()
+
+    def close(self, *, keep_logs: bool = False) -> None:
+        """End every process; the logs go too, unless they are to be kept or their directory is not ours."""
+        for node in self.nodes:
+            node.close()
+        if self.engine is not None:
+            self.engine.close()
+        if self._is_own_directory and not keep_logs:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Cluster:
+        try:
+            self.start()
+        except BaseException:
+            self.close(keep_logs=True)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: types.TracebackType | None
+    ) -> None:
+        failure: ChildFailed | None = None
+        try:
+            self.expect_alive()
+        except ChildFailed as failed:
+            failure = failed
+        self.close(keep_logs=error is not None or failure is not None)
+        if failure is not None and error is None:
+            raise failure
+
+    # -- what it stores -----------------------------------------------------------------------------------------------
+
+    def publish(self, stream: str, payload: str | bytes) -> Published:
+        """
+        Append a message by the server's own API, at any node that serves.
+
+        Returns:
+            Where it is.
+
+        Raises:
+            ConnectionError: No node serves; nothing was appended.
+            urllib.error.HTTPError: The node refused, or (503) does not know whether the message was appended.
+        """
+        body = payload.encode() if isinstance(payload, str) else payload
+        kind = "text/plain" if isinstance(payload, str) else "application/octet-stream"
+        for node in self.alive:
+            url = f"http://127.0.0.1:{node.port}/streams/{stream}"
+            request = urllib.request.Request(url, body, {"Content-Type": kind})
+            try:
+                with urllib.request.urlopen(request, timeout=_ASK_TIMEOUT) as answer:
+                    place = json.load(answer)
+            except urllib.error.URLError as error:
+                if not isinstance(error.reason, ConnectionRefusedError):
+                    raise
+                continue
+            return Published(epoch=place["epoch"], last=place["offset"])
+        raise ConnectionError("no node of the cluster serves: nothing was appended; restart one first")
+
+    def final_read(self, stream: str) -> history.FinalRead | None:
+        """
+        Read all that the store holds of a stream, past every node.
+
+        Returns:
+            The op for the checker, or None where the stream does not exist.
+        """
+        from server_fixture.backplane.inspect import read_all
+
+        epoch, first, _, entries = read_all(self._store, stream)
+        if epoch is None:
+            return None
+        effects = (
+            history.Effect(
+                entry.offset,
+                history.fingerprint(entry.payload.decode() if entry.text else entry.payload),
+                entry.producer,
+                None if entry.producer is None else entry.seq,
+            )
+            for entry in entries
+        )
+        return history.FinalRead(time.monotonic(), stream, epoch, first, tuple(effects))
