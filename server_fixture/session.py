@@ -260,26 +260,24 @@ class ServerSession:
 
     def _quiet(self) -> None:
         """Ping a silent client, and give it up when that does not help."""
-        if self.is_congested:
-            self._heard_at = self._now
-        settings, silent = self._settings, self._now - self._heard_at
-        if silent >= settings.keepalive_interval + settings.keepalive_timeout:
+        # Instants are compared as the timers were set: a difference may round to the other side, and the timer spin.
+        due = self._heard_at + self._settings.keepalive_interval
+        last = due + self._settings.keepalive_timeout
+        if self._now >= last:
             self._outlet.close(1011, "keepalive timeout")
-            return
-        if silent < settings.keepalive_interval:
-            self._timers["quiet"] = self._heard_at + settings.keepalive_interval
-            return
-        opened = self._open
-        self._outlet.send(
-            Ping(
-                echo=f"{self._rng.getrandbits(32):08x}",
-                committed=() if opened is None else opened.appending.marks(),
-                sent_offsets=() if opened is None else opened.reading.marks(),
-                spread=settings.spread,
+        elif self._now < due:
+            self._timers["quiet"] = due
+        else:
+            opened = self._open
+            self._outlet.send(
+                Ping(
+                    echo=f"{self._rng.getrandbits(32):08x}",
+                    committed=() if opened is None else opened.appending.marks(),
+                    sent_offsets=() if opened is None else opened.reading.marks(),
+                    spread=self._settings.spread,
+                )
             )
-        )
-        last = self._heard_at + settings.keepalive_interval + settings.keepalive_timeout
-        self._timers["quiet"] = min(self._now + settings.keepalive_interval, last)
+            self._timers["quiet"] = min(self._now + self._settings.keepalive_interval, last)
 
     def _refresh(self) -> None:
         """Prolong the session every third of its ttl; an unknown outcome is tried again soon (rule 1)."""
