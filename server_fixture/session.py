@@ -260,6 +260,8 @@ class ServerSession:
 
     def _quiet(self) -> None:
         """Ping a silent client, and give it up when that does not help."""
+        if self.is_congested:
+            self._heard_at = self._now
         # Instants are compared as the timers were set: a difference may round to the other side, and the timer spin.
         due = self._heard_at + self._settings.keepalive_interval
         last = due + self._settings.keepalive_timeout
