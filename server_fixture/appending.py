@@ -87,7 +87,7 @@ class Appending:
         lane.rejected.update(seq for seq, _ in state.rejected)
 
     def data(self, batch: Batch) -> None:
-        """Take a batch; a hole in it is the stream's to judge."""
+        """Take a batch; a hole in it is the stream's to judge. What the client withdrew is consumed by a tombstone."""
         if batch.first is None or batch.producer >= len(self._producers) or is_reserved(batch.stream):
             self._outlet.refuse("a message without a seq, of an unknown producer, or for a reserved stream")
             return
@@ -97,7 +97,7 @@ class Appending:
         lane = self._lane(batch.producer, batch.stream)
         is_allowed = batch.stream != PRIVATE and self._may_publish(batch.stream)
         for seq, payload in enumerate(batch.payloads, batch.first):
-            entry = self._entry(payload, is_allowed)
+            entry = Entry(b"", False, code=batch.void) if batch.void is not None else self._entry(payload, is_allowed)
             self.backlog += len(entry.payload)
             lane.waiting.append((seq, entry))
         lane.arrived = max(lane.arrived, batch.first + len(batch.payloads) - 1)

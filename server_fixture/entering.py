@@ -32,6 +32,9 @@ from server_fixture.backplane import EnterSession, EnterStream, Fence, ProducerS
 from server_fixture.reading import Reader, Reading, full_name, held_of, is_reserved
 from server_fixture.token import Claim, mint, verify
 
+FEATURES = ("batch", "void")
+"""What the data frames of version 1 may carry beyond the least."""
+
 Authorize = Callable[[str, str, str], bool]
 """(principal, verb, stream) -> allowed; the verb is ``subscribe`` or ``publish``."""
 
@@ -234,6 +237,7 @@ class Entering:
             return
         settings, hello = self._settings, self._hello
         welcome = Welcome(
+            features=FEATURES,
             session=self.session,
             token=mint(settings.key, self.session, self.fence.generation),
             generation=self.fence.generation,

@@ -171,9 +171,9 @@ class Reading:
         return reader
 
     def remove(self, wire: str, id: int | None = None) -> None:
-        """End a subscription (with that id only, where one is given); nothing of it is sent any more."""
+        """End a subscription (unless it has a higher id than the one given); nothing of it is sent any more."""
         reader = self._readers.get(wire)
-        if reader is None or (id is not None and reader.id != id):
+        if reader is None or (id is not None and reader.id > id):
             return
         del self._readers[wire]
         if reader.is_queued:

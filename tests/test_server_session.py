@@ -295,6 +295,7 @@ class TestHello:
         assert verify([KEY], welcome.token) == Claim(welcome.session, 1)
         assert welcome.incarnation == rig.store.incarnation
         assert (welcome.node, welcome.peers, welcome.spread) == ("n1", ("ws://b",), 0.5)
+        assert welcome.features == ("batch", "void")
         assert rig.session.phase is Phase.OPEN
         assert rig.session.session == welcome.session
         assert rig.session.fence == Fence(1, A, 1)
@@ -714,12 +715,14 @@ class TestSubscriptions:
         rig.waits = lambda request: isinstance(request, Read)
         rig.say(Grant(credit=Credit(4, 200)))
         rig.publish("s", "c")
-        rig.say(Unsubscribe(stream="s", id=1), Unsubscribe(stream="s", id=2), Unsubscribe(stream="s", id=2))
+        rig.say(Unsubscribe(stream="s", id=1))
+        assert rig.watched == ["s"]
+        rig.say(Unsubscribe(stream="s", id=3), Unsubscribe(stream="s", id=2))
         rig.release()
         assert rig.data() == [(1, "a"), (2, "b")]
         assert rig.watched == []
         rig.publish("t", *"xyz")
-        rig.say(Subscribe(stream="t", id=3, start="earliest"))
+        rig.say(Subscribe(stream="t", id=4, start="earliest"))
         assert rig.data("t") == [(1, "x"), (2, "y")]
 
     def test_an_end_while_the_row_or_a_check_waits(self, rig: Rig) -> None:
@@ -932,6 +935,14 @@ class TestAppends:
         assert [e.payload for e in rig.store.contents("s")] == [b"a", b"c"]
         rig.say(Batch("s", 2, ["too large"]))
         assert len(rig.all(Reject)) == 3
+
+    def test_a_withdrawn_message_is_consumed_by_a_tombstone_with_its_code(self, rig: Rig) -> None:
+        """Later ones go on, and the stream shows nothing of it."""
+        rig.hello()
+        rig.say(Batch("s", 1, ["a"]), Batch("s", 2, [b"", b""], void="expired"), Batch("s", 4, ["d"]))
+        assert [(r.seq, r.code, r.hint) for r in rig.all(Reject)] == [(2, "expired", ""), (3, "expired", "")]
+        assert rig.last(Ack).committed == (SeqMark(0, "s", 4),)
+        assert [e.payload for e in rig.store.contents("s")] == [b"a", b"d"]
 
     def test_a_welcome_says_what_is_committed_and_rejected(self, rig: Rig) -> None:
         """Producers are named by their place in the hello, and are remembered by the stream (H2, H3)."""

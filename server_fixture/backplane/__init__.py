@@ -34,7 +34,7 @@ class Fence:
 
 @attrs.frozen
 class Entry:
-    """One message in a log. ``offset`` is 0 where it has none yet; ``code`` is set for a tombstone (rule 2, no payload)."""
+    """One message in a log. ``offset`` is 0 where it has none yet; ``code`` is set for a tombstone (no payload)."""
 
     payload: bytes
     text: bool
@@ -55,8 +55,8 @@ class EnterSession:
     """
     Step (a) of a hello (rule 3), in the session's slot.
 
-    In this order: where ``session`` is known, the attempt is judged (same instance and not higher: :class:`Stale`); then the
-    principal (:class:`Foreign`), then expiry, then the generation (below the confirmed one: verdict ``new``, reason
+    In this order: where ``session`` is known, the attempt is judged (same instance and not higher: :class:`Stale`); then
+    the principal (:class:`Foreign`), then expiry, then the generation (below the confirmed one: verdict ``new``, reason
     ``superseded``). A verdict ``new`` creates ``new_session`` in the same step. The new generation is
     ``max(record, presented) + 1``; the session's expiry starts anew.
 
@@ -161,8 +161,8 @@ class EnterStream:
     """
     Step (b) of a hello, and the step of a subscribe, in the stream's slot (rule 3).
 
-    Writes the fence of the session there (a newer one standing: :class:`OldFence`), settles ``last = max(last, first-1)``
-    of each producer, reads committed and the rejected seqs >= first, compares ``held`` and lifts the log's end to
+    Writes the fence of the session there (a newer one standing: :class:`OldFence`), settles
+    ``last = max(last, first-1)`` of each producer, reads committed and the rejected seqs >= first, compares ``held`` and lifts the log's end to
     ``held`` where that is above it under the same epoch (rule 7). Creates the stream (new epoch, log empty) if needed.
 
     Attributes:
@@ -200,7 +200,8 @@ class StreamEntered:
         first: First retained offset (``last + 1`` where nothing is retained).
         last: The log's end, after a lift.
         lifted: True where ``held`` was above the log's end.
-        matches: Did the payload at ``held_offset`` have ``held_crc``? None where it is not retained or there was no CRC.
+        matches: Did the payload at ``held_offset`` have ``held_crc``? None where it is not retained or no CRC was given;
+            False where a lift has shown that the message at ``held_offset`` is gone.
         position: Where a reader of ``at`` or of ``held`` (same epoch) continues: the offset before its first message.
             For ``held`` of another epoch: before the first message of the present epoch that is retained (rule 8).
         crc: CRC of the message at ``position``, None where it is not retained.
@@ -218,7 +219,7 @@ class StreamEntered:
 
 @attrs.frozen(kw_only=True)
 class Append:
-    """Rule 2: one atomic step; ``entries`` have the seqs first, first+1, ...; those <= last are answered, not stored again."""
+    """Rule 2, one atomic step: ``entries`` have the seqs first, first+1, ...; those <= last are not stored again."""
 
     stream: str
     session: str
@@ -276,10 +277,11 @@ class Read:
 @attrs.frozen(kw_only=True)
 class Slice:
     """
-    What a read found. ``entries`` is empty where ``epoch`` differs, ``matches`` is False, or ``after`` is below ``first - 1``.
+    What a read found.
 
-    ``first`` and ``last`` as in :class:`StreamEntered`; ``matches`` None: not retained, or no CRC given. Tombstones are not
-    in the log: they only live with their producer. Offsets rise but need not be consecutive.
+    ``entries`` is empty where ``epoch`` differs, ``matches`` is False, or ``after`` is below ``first - 1``. ``first`` and
+    ``last`` as in :class:`StreamEntered`; ``matches`` None: not retained, or no CRC given. Tombstones are not in the log:
+    they only live with their producer. Offsets rise but need not be consecutive.
     """
 
     epoch: str
