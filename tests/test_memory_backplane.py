@@ -460,6 +460,7 @@ class TestFaults:
         assert store.lose_tail("s", 2) == 2
         assert append(store, 4, "d") == Hole(last=2)
         assert append(store, 2, "b", "c") == Appended(seq=3, rejected=((2, "x"),))
+        assert append(store, 4, "d") == Appended(seq=4)
 
     def test_a_log_can_forget_its_producers(self, store: MemoryBackplane) -> None:
         """Then nobody is known there."""

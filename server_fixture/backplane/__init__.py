@@ -55,7 +55,7 @@ class EnterSession:
     """
     Step (a) of a hello (rule 3), in the session's slot.
 
-    In this order: where ``session`` is known, the attempt is judged (same instance and not higher: :class:`Stale`); then
+    In this order: where ``session`` is known, the attempt is judged (same instance, not higher: :class:`Stale`); then
     the principal (:class:`Foreign`), then expiry, then the generation (below the confirmed one: verdict ``new``, reason
     ``superseded``). A verdict ``new`` creates ``new_session`` in the same step. The new generation is
     ``max(record, presented) + 1``; the session's expiry starts anew.
@@ -162,8 +162,9 @@ class EnterStream:
     Step (b) of a hello, and the step of a subscribe, in the stream's slot (rule 3).
 
     Writes the fence of the session there (a newer one standing: :class:`OldFence`), settles
-    ``last = max(last, first-1)`` of each producer, reads committed and the rejected seqs >= first, compares ``held`` and lifts the log's end to
-    ``held`` where that is above it under the same epoch (rule 7). Creates the stream (new epoch, log empty) if needed.
+    ``last = max(last, first-1)`` of each producer, reads committed and the rejected seqs >= first, compares ``held`` and
+    lifts the log's end to ``held`` where that is above it under the same epoch (rule 7). Creates the stream (new epoch,
+    log empty) if needed.
 
     Attributes:
         stream: The stream's full name (a private one as ``~<session id>``).
@@ -200,7 +201,7 @@ class StreamEntered:
         first: First retained offset (``last + 1`` where nothing is retained).
         last: The log's end, after a lift.
         lifted: True where ``held`` was above the log's end.
-        matches: Did the payload at ``held_offset`` have ``held_crc``? None where it is not retained or no CRC was given;
+        matches: Did the payload at ``held_offset`` have ``held_crc``? None where it is not retained or no CRC is given;
             False where a lift has shown that the message at ``held_offset`` is gone.
         position: Where a reader of ``at`` or of ``held`` (same epoch) continues: the offset before its first message.
             For ``held`` of another epoch: before the first message of the present epoch that is retained (rule 8).
@@ -279,9 +280,9 @@ class Slice:
     """
     What a read found.
 
-    ``entries`` is empty where ``epoch`` differs, ``matches`` is False, or ``after`` is below ``first - 1``. ``first`` and
-    ``last`` as in :class:`StreamEntered`; ``matches`` None: not retained, or no CRC given. Tombstones are not in the log:
-    they only live with their producer. Offsets rise but need not be consecutive.
+    ``entries`` is empty where ``epoch`` differs, ``matches`` is False, or ``after`` is below ``first - 1``. ``first``
+    and ``last`` as in :class:`StreamEntered`; ``matches`` None: not retained, or no CRC given. Tombstones are not in the
+    log: they only live with their producer. Offsets rise but need not be consecutive.
     """
 
     epoch: str
