@@ -211,6 +211,7 @@ class Cluster:
         self._is_own_directory = directory is None
         made = tempfile.mkdtemp(prefix="resilient-ws-cluster-") if directory is None else directory
         self.directory = pathlib.Path(made)
+        self.keep_logs = False
         self.engine = Engine(log_path=self.directory / "engine.log") if backplane == "redis" else None
         self._store = backplane if self.engine is None else self.engine.url
         settings = {"backplane": self._store, "ttl": ttl, "keepalive": keepalive, **(flags or {})}
@@ -274,12 +275,12 @@ class Cluster:
             node.expect_alive()
 
     def close(self, *, keep_logs: bool = False) -> None:
-        """End every process; the logs go too, unless they are to be kept or their directory is not ours."""
+        """End every process; the logs go too, unless they are to be kept (``keep_logs``) or their place is not ours."""
         for node in self.nodes:
             node.close()
         if self.engine is not None:
             self.engine.close()
-        if self._is_own_directory and not keep_logs:
+        if self._is_own_directory and not keep_logs and not self.keep_logs:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Cluster:

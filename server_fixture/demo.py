@@ -1,0 +1,267 @@
+"""
+The demonstration: load and faults, heal, wait until nothing moves, final read, verdict.
+
+Here live the order of a run and what makes it prove something. What is shown meanwhile is in ``display.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import threading
+import time
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from server_fixture import checker
+from server_fixture.chaos import Nemesis
+from server_fixture.cluster import Cluster
+from server_fixture.recorder import Recorder, Spread, Tally
+from server_fixture.workload import Workload
+
+ENOUGH_KILLS = 0.6
+"""Part of the kills that the schedule would have, without which a run proves nothing."""
+ENOUGH_MESSAGES = 50
+"""Messages of every session in each of its directions, without which a run proves nothing."""
+EXIT_CODES = {"ok": 0, "anomaly": 1, "inconclusive": 2}
+_FRAME = 0.25
+
+Show = Callable[["Run"], None]
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """What a run is asked for."""
+
+    nodes: int = 3
+    seconds: float = 20.0
+    kill_every: float = 1.0
+    seed: int
+    sessions: int = 6
+    replay: bool = True
+
+    @property
+    def command(self) -> str:
+        """The line that runs the same schedule again."""
+        flags = f"--nodes {self.nodes} --seconds {self.seconds:g} --kill-every {self.kill_every:g} --seed {self.seed}"
+        rest = "" if self.replay else " --no-replay"
+        return f"python -m server_fixture demo {flags} --sessions {self.sessions}{rest}"
+
+
+@attrs.define(eq=False)
+class Run:
+    """A run and what is known of it so far."""
+
+    options: Options
+    cluster: Cluster
+    recorder: Recorder
+    nemesis: Nemesis
+    workload: Workload
+    started_at: float
+    phase: str = "load"
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """
+    How a run ended.
+
+    Attributes:
+        verdict: ``ok``, ``anomaly`` or ``inconclusive``.
+        reasons: Why, where it is not ``ok``.
+        report: The keys that ``--json`` writes.
+        apart: Recoveries from the kills that left no node alive.
+        judged: What the checker found, None where there was nothing to judge.
+    """
+
+    verdict: typing.Literal["ok", "anomaly", "inconclusive"]
+    reasons: tuple[str, ...]
+    report: dict[str, Any]
+    apart: Spread
+    judged: checker.Verdict | None
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.verdict]
+
+
+def run_demo(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | None]:
+    """
+    Run it.
+
+    Args:
+        options: What is asked for.
+        show: Called some times a second with the run.
+
+    Returns:
+        The outcome, and where logs and history were kept (None where all was well).
+
+    Raises:
+        ChildFailed: A node or the store ended by itself.
+    """
+    with Cluster(options.nodes) as cluster, _quiet_log(cluster.directory):
+        recorder = Recorder()
+        nemesis = Nemesis(cluster, recorder.record, options.seed, options.kill_every, recorder.kill)
+        workload = Workload(cluster, recorder, options.sessions, is_forgetful=not options.replay)
+        run = Run(options, cluster, recorder, nemesis, workload, time.monotonic())
+        try:
+            stuck = _load_and_heal(run, show)
+        finally:
+            workload.close()
+        outcome = judge(run, stuck, [] if stuck is None and nemesis.error else workload.final_reads())
+        if outcome.verdict != "anomaly":
+            return outcome, None
+        cluster.keep_logs = True
+        with (cluster.directory / "history.jsonl").open("w", encoding="utf-8") as file:
+            recorder.history.dump(file)
+        return outcome, cluster.directory
+
+
+def _load_and_heal(run: Run, show: Show) -> str | None:
+    """Run load and faults, heal, and wait; returns what is missing at the end, None where nothing is."""
+    run.workload.start()
+    run.started_at = time.monotonic()
+    run.nemesis.start()
+    pause, ends_at = threading.Event(), run.started_at + run.options.seconds
+    try:
+        while time.monotonic() < ends_at and run.nemesis.error is None:
+            show(run)
+            run.workload.check()
+            pause.wait(min(_FRAME, max(0.0, ends_at - time.monotonic())))
+    finally:
+        run.phase = "heal"
+        show(run)
+        run.nemesis.stop()
+    run.phase = "quiesce"
+    show(run)
+    stuck = run.workload.quiesce()
+    run.workload.check()
+    run.phase = "done"
+    show(run)
+    return stuck
+
+
+class _quiet_log:  # noqa: N801
+    """Send what the client logs into a file beside the nodes' logs: it would tear the table."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self._handler = logging.FileHandler(directory / "clients.log", encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(threadName)s %(message)s"))
+        self._log = logging.getLogger("resilient_ws")
+
+    def __enter__(self) -> None:
+        self._was = self._log.propagate, self._log.level
+        self._log.addHandler(self._handler)
+        self._log.propagate = False
+        self._log.setLevel(logging.INFO)
+
+    def __exit__(self, *error: object) -> None:
+        self._log.removeHandler(self._handler)
+        self._log.propagate, level = self._was
+        self._log.setLevel(level)
+        self._handler.close()
+
+
+# -- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def judge(run: Run, stuck: str | None, final_reads: list[Any]) -> Outcome:
+    """
+    Say whether the promises were kept, and whether the run could have shown that they were not.
+
+    Args:
+        run: What was recorded.
+        stuck: What was still missing when the time was over.
+        final_reads: What the store holds.
+    """
+    judged = None
+    for read in final_reads:
+        run.recorder.record(read)
+    read_streams = {read.stream for read in final_reads}
+    if set(run.workload.feeds) <= read_streams:
+        judged = checker.check(run.recorder.history)
+    anomalies = [] if judged is None else [anomaly.text for anomaly in judged.anomalies]
+    if stuck is not None and run.options.replay:
+        anomalies.append(f"stuck: {stuck}")
+    doubts = doubts_of(run, judged)
+    verdict: typing.Literal["ok", "anomaly", "inconclusive"]
+    verdict = "anomaly" if anomalies else "inconclusive" if doubts else "ok"
+    reasons = anomalies or doubts
+    return Outcome(
+        verdict=verdict,
+        reasons=tuple(reasons),
+        report=_report(run, judged, verdict),
+        apart=run.recorder.spread(run.recorder.recoveries, was_left=False),
+        judged=judged,
+    )
+
+
+def doubts_of(run: Run, judged: checker.Verdict | None) -> list[str]:
+    """Say why a run without anomaly would prove nothing."""
+    doubts, tallies = [], list(run.recorder.tallies.values())
+    asked = run.options.seconds / run.options.kill_every
+    if judged is None:
+        doubts.append("there was no final read of every stream")
+    if len(run.nemesis.kills) < ENOUGH_KILLS * asked:
+        doubts.append(f"{len(run.nemesis.kills)} kills of about {asked:g}")
+    doubts += [f"{tally.process} was never cut" for tally in tallies if tally.cuts == 0]
+    if run.recorder.total("resumed") == 0:
+        doubts.append("no session resumed")
+    for tally in tallies:
+        doubts += [
+            f"{tally.process} has {count} messages {direction}, under {ENOUGH_MESSAGES}"
+            for direction, count in counts_of(tally).items()
+            if count < ENOUGH_MESSAGES
+        ]
+    return doubts
+
+
+def counts_of(tally: Tally) -> dict[str, int]:
+    """Return how many messages a session has in each of the directions in which it is meant to have some."""
+    counts = {}
+    if tally.sends:
+        counts["client_to_server"] = tally.committed
+    if tally.receives:
+        counts["server_to_client"] = tally.delivered
+    return counts
+
+
+def _report(run: Run, judged: checker.Verdict | None, verdict: str) -> dict[str, Any]:
+    recorder, found = run.recorder, {} if judged is None else dict(judged.counts)
+    return {
+        "nodes": run.options.nodes,
+        "sessions": len(recorder.tallies),
+        "seed": run.options.seed,
+        "kills": len(run.nemesis.kills),
+        "reconnects": recorder.total("reconnects"),
+        "resumed": recorder.total("resumed"),
+        "sent": recorder.total("sent"),
+        "delivered": recorder.total("delivered"),
+        "per_direction": {
+            "client_to_server": {
+                "sent": recorder.total("sent"),
+                "committed": recorder.total("committed"),
+                "false_receipts": found.get("false_receipt", 0),
+            },
+            "server_to_client": {
+                "delivered": recorder.total("delivered"),
+                "gaps_reported": recorder.total("gaps"),
+                "gaps_over_existing": found.get("gap_over_existing", 0),
+            },
+        },
+        "lost": found.get("lost", 0),
+        "duplicated": found.get("duplicated", 0),
+        "reordered": found.get("reordered", 0),
+        "phantom": found.get("phantom", 0),
+        "unreported_gaps": found.get("unreported_gap", 0),
+        "recovery_ms": _milliseconds(recorder.spread(recorder.recoveries)),
+        "recovery_to_message_ms": _milliseconds(recorder.spread(recorder.to_message)),
+        "verdict": verdict,
+    }
+
+
+def _milliseconds(spread: Spread) -> dict[str, float | None]:
+    return {"p50": spread.p50, "p99": spread.p99, "max": spread.max}

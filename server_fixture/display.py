@@ -1,0 +1,158 @@
+"""
+What a demonstration shows while it runs: a live table on a terminal, plain lines anywhere else.
+
+Here live words and colours. Nothing is counted or judged here.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Protocol, TextIO
+
+from server_fixture.demo import Outcome, Run
+from server_fixture.recorder import Spread
+
+LINE_EVERY = 1.0
+"""Seconds between two plain lines."""
+
+
+class Display(Protocol):
+    """Shows a run, until it is closed."""
+
+    def show(self, run: Run) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def display_for(stream: TextIO) -> Display:
+    """Return what suits the stream."""
+    return Live() if stream.isatty() else Lines(stream)
+
+
+def in_words(spread: Spread) -> str:
+    """Write some durations down."""
+    if spread.count == 0:
+        return "none"
+    return f"p50 {spread.p50:g} ms, p99 {spread.p99:g} ms, max {spread.max:g} ms ({spread.count})"
+
+
+def verdict_lines(outcome: Outcome, command: str, kept: object) -> list[str]:
+    """Say how it ended, in lines."""
+    report = outcome.report
+    counts = ", ".join(f"{key.replace('_', ' ')} {report[key]}" for key in _ANOMALIES)
+    done = f"{report['kills']} kills, {report['reconnects']} reconnects, {report['resumed']} resumed"
+    moved = f"{report['sent']} sent, {report['delivered']} delivered"
+    resumed, heard = _durations(report["recovery_ms"]), _durations(report["recovery_to_message_ms"])
+    lines = [f"{done}; {moved}", counts, f"recovery from kill to resumed: {resumed}", f"to the first message: {heard}"]
+    if outcome.apart.count:
+        lines.append(f"after kills that left no node alive: {in_words(outcome.apart)}")
+    lines += [f"  {reason}" for reason in outcome.reasons[:12]]
+    if len(outcome.reasons) > 12:
+        lines.append(f"  ... and {len(outcome.reasons) - 12} more")
+    lines.append(f"verdict: {outcome.verdict} (seed {report['seed']})")
+    if outcome.verdict == "anomaly":
+        lines.append(f"run it again: {command}")
+        lines.append(f"logs and history: {kept}")
+    return lines
+
+
+_ANOMALIES = ("lost", "duplicated", "reordered", "phantom", "unreported_gaps")
+
+
+def _durations(found: dict[str, Any]) -> str:
+    if found["p50"] is None:
+        return "none"
+    return f"p50 {found['p50']:g} ms, p99 {found['p99']:g} ms, max {found['max']:g} ms"
+
+
+def _rates(run: Run) -> str:
+    passed = max(1.0, time.monotonic() - run.started_at)
+    recorder = run.recorder
+    return f"{recorder.total('committed') / passed:.0f} acked/s, {recorder.total('delivered') / passed:.0f} delivered/s"
+
+
+class Lines:
+    """One line a second."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shown_at = float("-inf")
+        self._phase = ""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def show(self, run: Run) -> None:
+        """Write a line, if the last one is old enough or something else goes on now."""
+        now = time.monotonic()
+        if now - self._shown_at < LINE_EVERY and run.phase == self._phase:
+            return
+        self._shown_at, self._phase = now, run.phase
+        recorder, sessions = run.recorder, run.recorder.tallies.values()
+        there = sum(tally.node is not None for tally in sessions)
+        states = " ".join(f"{node.name}:{'up' if node.is_serving else 'down'}" for node in run.cluster.nodes)
+        print(
+            f"{now - run.started_at:6.1f} s  {run.phase:<8} {states}  kills {len(run.nemesis.kills)}  "
+            f"sessions {there}/{len(sessions)}  resumed {recorder.total('resumed')}  {_rates(run)}  "
+            f"recovery {in_words(recorder.spread(recorder.recoveries))}",
+            file=self._stream,
+            flush=True,
+        )
+
+
+class Live:
+    """A table that is drawn again and again."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
+        self._live = RichLive(console=Console(file=sys.stdout), auto_refresh=False)
+        self._live.start()
+
+    def close(self) -> None:
+        """Leave the last table where it is."""
+        self._live.stop()
+
+    def show(self, run: Run) -> None:
+        """Draw the present state."""
+        from rich.console import Group
+        from rich.text import Text
+
+        recorder = run.recorder
+        passed = time.monotonic() - run.started_at
+        head = Text(
+            f"{passed:.1f} of {run.options.seconds:g} s  {run.phase}   seed {run.options.seed}   "
+            f"kills {len(run.nemesis.kills)}   resumed {recorder.total('resumed')}   {_rates(run)}"
+        )
+        foot = Text(
+            f"recovery: {in_words(recorder.spread(recorder.recoveries))}\n"
+            f"to the first message: {in_words(recorder.spread(recorder.to_message))}"
+        )
+        self._live.update(Group(head, self._nodes(run), self._sessions(run), foot), refresh=True)
+
+    @staticmethod
+    def _nodes(run: Run) -> Any:
+        from rich.table import Table
+
+        table = Table("node", "state", "kills", "sessions", box=None, pad_edge=False)
+        for node in run.cluster.nodes:
+            kills = sum(node.name in kill.nodes for kill in list(run.nemesis.kills))
+            there = sum(tally.node == node.name for tally in run.recorder.tallies.values())
+            state = "[yellow]starting[/]" if node.is_alive else "[red]killed[/]"
+            if node.is_serving:
+                state = "[green]serving[/]"
+            table.add_row(node.name, state, str(kills), str(there))
+        return table
+
+    @staticmethod
+    def _sessions(run: Run) -> Any:
+        from rich.table import Table
+
+        table = Table("session", "on", "cut", "resumed", "sent", "acked", "delivered", box=None, pad_edge=False)
+        for tally in list(run.recorder.tallies.values())[:20]:
+            where = tally.node or "[red]reconnecting[/]"
+            counts = (tally.cuts, tally.resumed, tally.sent, tally.committed, tally.delivered)
+            table.add_row(tally.process, where, *map(str, counts))
+        return table
