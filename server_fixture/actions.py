@@ -143,15 +143,13 @@ class Outlet:
 
     def watch(self, stream: str) -> None:
         """Be woken after appends to ``stream``."""
-        if stream not in self._watched and not self.is_closed:
-            self._watched.add(stream)
-            self._actions.append(Watch(stream))
+        self._watched.add(stream)
+        self._actions.append(Watch(stream))
 
     def unwatch(self, stream: str) -> None:
         """Be woken no more."""
-        if stream in self._watched:
-            self._watched.discard(stream)
-            self._actions.append(Unwatch(stream))
+        self._watched.discard(stream)
+        self._actions.append(Unwatch(stream))
 
     def close(self, code: int, reason: str) -> None:
         """Close once; the first reason counts."""

@@ -1155,6 +1155,15 @@ class TestLife:
         rig.say(Pong(echo="x", sent_seqs=(mark,)))
         assert rig.closed()[0] == 1012
 
+    def test_nothing_is_done_after_a_close(self, rig: Rig) -> None:
+        """What else the frame carried that ended the connection changes nothing."""
+        session = rig.hello(streams=(start("~"),)).session
+        epoch = rig.publish(f"~{session}", "a")
+        rig.say(Ping(echo="x", sent_seqs=(SeqMark(0, "s", 1),), acked=(AckedMark("~", epoch, 1),)))
+        assert rig.closed()[0] == 1012
+        assert rig.asked(TrimPrivate) == []
+        assert rig.all(Pong) == []
+
     def test_auth_is_kept_for_the_node(self, rig: Rig) -> None:
         """The node decides what to do with it; an error of the client's changes nothing."""
         rig.hello()

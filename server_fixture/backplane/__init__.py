@@ -162,8 +162,8 @@ class EnterStream:
     Step (b) of a hello, and the step of a subscribe, in the stream's slot (rule 3).
 
     Writes the fence of the session there (a newer one standing: :class:`OldFence`), settles
-    ``last = max(last, first-1)`` of each producer, reads committed and the rejected seqs >= first, compares ``held`` and
-    lifts the log's end to ``held`` where that is above it under the same epoch (rule 7). Creates the stream (new epoch,
+    ``last = max(last, first-1)`` of each producer, reads committed and the rejected seqs >= first, compares ``held``
+    and lifts the log's end to ``held`` where that is above it under the same epoch (rule 7). Creates the stream (new epoch,
     log empty) if needed.
 
     Attributes:
@@ -281,8 +281,8 @@ class Slice:
     What a read found.
 
     ``entries`` is empty where ``epoch`` differs, ``matches`` is False, or ``after`` is below ``first - 1``. ``first``
-    and ``last`` as in :class:`StreamEntered`; ``matches`` None: not retained, or no CRC given. Tombstones are not in the
-    log: they only live with their producer. Offsets rise but need not be consecutive.
+    and ``last`` as in :class:`StreamEntered`; ``matches`` None: not retained, or no CRC given. Tombstones are not in
+    the log: they only live with their producer. Offsets rise but need not be consecutive.
     """
 
     epoch: str
