@@ -163,8 +163,8 @@ class EnterStream:
 
     Writes the fence of the session there (a newer one standing: :class:`OldFence`), settles
     ``last = max(last, first-1)`` of each producer, reads committed and the rejected seqs >= first, compares ``held``
-    and lifts the log's end to ``held`` where that is above it under the same epoch (rule 7). Creates the stream (new epoch,
-    log empty) if needed.
+    and lifts the log's end to ``held`` where that is above it under the same epoch (rule 7). Creates the stream (new
+    epoch, log empty) if needed.
 
     Attributes:
         stream: The stream's full name (a private one as ``~<session id>``).
