@@ -7,8 +7,8 @@ Here lives the order of the steps and the welcome. A refusal of the backplane en
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -31,6 +31,9 @@ from server_fixture.appending import Appending
 from server_fixture.backplane import EnterSession, EnterStream, Fence, ProducerState, SessionEntered, StreamEntered
 from server_fixture.reading import Reader, Reading, full_name, held_of, is_reserved
 from server_fixture.token import Claim, mint, verify
+
+if TYPE_CHECKING:
+    import random
 
 FEATURES = ("batch", "void")
 """What the data frames of version 1 may carry beyond the least."""

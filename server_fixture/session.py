@@ -12,10 +12,9 @@ more from the socket while :attr:`ServerSession.is_congested`.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from resilient_ws.exceptions import RemoteProtocolError
 from resilient_ws.frames import (
@@ -58,6 +57,9 @@ from server_fixture.backplane import (
     SessionUnknown,
 )
 from server_fixture.entering import Authorize, Entering, Gate, NodeSettings, broken_rule, claim_of, subscribe
+
+if TYPE_CHECKING:
+    import random
 
 __all__ = [
     "Action",

@@ -8,7 +8,6 @@ numbers are those of ``docs/protocol.md``.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +44,8 @@ from server_fixture.backplane import (
 from server_fixture.backplane.slots import INSTANCES, Bucket, Producer, Record, Stream
 
 if TYPE_CHECKING:
+    import random
+
     from server_fixture.backplane.local import LocalBackplane
 
 
