@@ -251,12 +251,13 @@ class Client:
             raise TimeoutError(f"no answer to the subscription of {stream!r} yet; it is asked for until unsubscribe()")
 
     def unsubscribe(self, stream: str) -> None:
-        """Give a stream up; what was received of it and not taken is dropped."""
+        """Give a stream up; what was received of it is dropped, but for what other threads have in hand."""
         check_stream_name(stream)
         with self._performer.step() as now:
             self._sender.check_open()
             self._session.unsubscribe(stream, now)
         self._performer.perform()
+        self._receivers.forget(stream)
 
     def position(self, stream: str) -> Position | None:
         """Return how far a stream is acked, to be given to ``subscribe=`` later; None before the server answered."""

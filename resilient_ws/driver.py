@@ -24,7 +24,7 @@ USER_IDLE = 0.05
 """Seconds after which the keeper reads for a user who does not."""
 _KEEPER = -1
 
-_log = logging.getLogger("resilient_ws.client")
+_log = logging.getLogger("resilient_ws.driver")
 
 
 @attrs.define(eq=False)
@@ -130,6 +130,8 @@ class Driver:
                 self._reader = None
                 self._is_sleeping = False
                 self._turns += 1
+                if self.performer.connections.are_gone:
+                    self._put_waiter_back()
                 is_unarmed, self._is_armed = not self._is_armed, True
                 self._changed.notify_all()
             if is_unarmed:

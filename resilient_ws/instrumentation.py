@@ -15,6 +15,7 @@ import attrs
 from resilient_ws import events
 
 log = logging.getLogger("resilient_ws.client")
+log.addHandler(logging.NullHandler())  # a program that sets up no logging hears of events by on_event only
 
 _LEVELS: dict[type, int] = {
     events.ConnectionEnded: logging.WARNING,

@@ -41,7 +41,7 @@ from resilient_ws.wired import Connections, Opener, Transport, Wired
 LEAVE_TIMEOUT = 1.0
 """Seconds that a peer has to answer our close frame."""
 
-_log = logging.getLogger("resilient_ws.client")
+_log = logging.getLogger("resilient_ws.driver")
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -212,6 +212,10 @@ class Receivers:
         count = len(self._all)
         return count == 0 or (count == 1 and hasattr(self._threads, "receiver"))
 
+    def forget(self, stream: str) -> None:
+        """Drop what the calling thread has in hand of a stream."""
+        self.mine().forget(stream)
+
     def receive(self, owner: Giver, timeout: float | None) -> Message:
         """Return the next message (see ``Client.recv``)."""
         receiver = self.mine()

@@ -20,7 +20,7 @@ from resilient_ws.client import Client, open_client
 from resilient_ws.client import connect as _connect
 from resilient_ws.dialects.native import Native
 from resilient_ws.dialling import DialOptions
-from resilient_ws.exceptions import ConnectionLost
+from resilient_ws.exceptions import ConnectionLost, NoEndpoint
 from resilient_ws.frames import Batch, Frame, Hello, StreamAnswer, Welcome
 
 __all__ = ["FakeClock", "Peer", "ScriptedDialer", "ScriptedTransport"]
@@ -294,6 +294,9 @@ class ScriptedDialer:
         self._buffer = buffer
         self._peers: queue.Queue[Peer] = queue.Queue()
         self._answers: deque[Exception | Callable[[Callable[[], bool]], None]] = deque()
+        self._made: list[Peer] = []
+        self._is_closed = False
+        self._lock = threading.Lock()
         self.dials: list[str] = []
 
     def __call__(
@@ -303,6 +306,8 @@ class ScriptedDialer:
         answer = self._answers.popleft() if self._answers else None
         if isinstance(answer, Exception):
             raise answer
+        if self._is_closed:
+            raise NoEndpoint("the scripted dialer is closed")
         if answer is not None:
             answer(cancelled)
         ours, theirs = socket.socketpair()
@@ -311,8 +316,20 @@ class ScriptedDialer:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
         transport = ScriptedTransport(ours)
-        self._peers.put(Peer(theirs, url, options, transport))
+        peer = Peer(theirs, url, options, transport)
+        with self._lock:
+            self._made.append(peer)
+            if self._is_closed:
+                peer.cut()
+        self._peers.put(peer)
         return transport
+
+    def close(self) -> None:
+        """Cut every connection, those that are dialled later too."""
+        with self._lock:
+            self._is_closed = True
+            for peer in self._made:
+                peer.cut()
 
     def refuse(self, *errors: Exception) -> None:
         """Have the next dials fail with these."""
