@@ -102,9 +102,10 @@ class Lane:
             return 0, 0
         gone = self._items[self._head : self._head + count]
         held = sum(size_of(item) for item in gone if not isinstance(item, Void))
+        self._items[self._head : self._head + count] = [b""] * count  # the payloads go now, their places later
         self._head += count
         self.first = upto + 1
-        if self._head >= _COMPACT and self._head * 2 >= len(self._items):
+        if self._head == len(self._items) or (self._head >= _COMPACT and self._head * 2 >= len(self._items)):
             del self._items[: self._head]
             self._head = 0
         return count, held
