@@ -52,6 +52,8 @@ def cut_tail(url: str, stream: str, last: int, *, timeout: float = 5.0) -> int:
     """
     Lose the messages after ``last`` under the same epoch, and roll their producers back, as a replica does.
 
+    The log's end is then before the first of them.
+
     Returns:
         How many messages were lost.
     """
@@ -60,9 +62,11 @@ def cut_tail(url: str, stream: str, last: int, *, timeout: float = 5.0) -> int:
 
 
 _CUT = """
-local log, meta, rejected, last = KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[1])
+local log, meta, rejected = KEYS[1], KEYS[2], KEYS[3]
 local lost = redis.call('XRANGE', log, '(' .. ARGV[1] .. '-0', '+')
+if #lost == 0 then return 0 end
 local kept = redis.call('XRANGE', log, '-', ARGV[1] .. '-0')
+local last = tonumber(string.match(lost[1][1], '^(%d+)')) - 1
 -- A stream never goes back behind an id that it deleted: write a new one.
 redis.call('DEL', log)
 for _, entry in ipairs(kept) do redis.call('XADD', log, entry[1], unpack(entry[2])) end
@@ -70,7 +74,7 @@ local holes = {}
 for from, to in string.gmatch(redis.call('HGET', meta, 'holes') or '', '(%d+)-(%d+)') do
   if tonumber(to) <= last then holes[#holes + 1] = from .. '-' .. to end
 end
-redis.call('HSET', meta, 'last', ARGV[1], 'holes', table.concat(holes, ','))
+redis.call('HSET', meta, 'last', string.format('%.0f', last), 'holes', table.concat(holes, ','))
 for _, entry in ipairs(lost) do
   local producer, seq = entry[2][6], tonumber(entry[2][8])
   local found = redis.call('HGET', meta, 'p:' .. producer)
