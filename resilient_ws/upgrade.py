@@ -232,7 +232,6 @@ class GuardedSocket:
 
     def _read(self) -> bytes:
         while True:
-            self.deadline.remaining()
             try:
                 data = self.sock.recv(_READ)
             except (BlockingIOError, ssl.SSLWantReadError):
