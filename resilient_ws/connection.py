@@ -126,8 +126,8 @@ class Connection:
             cursor += len(batch.payloads)
             self.unwritten += sum(map(len, batch.payloads)) + 64
             found.append(batch)
-        self.cursors[lane.key] = cursor
-        lane.wrote(cursor - 1, now, self.incarnation)
+            self.cursors[lane.key] = cursor
+            lane.wrote(cursor - 1, now, self.incarnation)
 
     def sent_marks(self) -> tuple[SeqMark, ...]:
         """Return the last seq given to this connection, per lane that it knows."""
@@ -136,7 +136,6 @@ class Connection:
         return tuple(
             SeqMark(self.hello.producers.index(producer), stream, cursor - 1)
             for (producer, stream), cursor in self.cursors.items()
-            if cursor > 1
         )
 
     def producer(self, index: int) -> str | None:
