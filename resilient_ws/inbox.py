@@ -91,11 +91,10 @@ class Arrivals:
 
     def unsubscribe(self, stream: str) -> None:
         """Forget a stream and what waits of it."""
-        if self.subscriptions.pop(stream, None) is None:
-            return
+        self.subscriptions.pop(stream, None)
         kept: deque[Run | Exception] = deque()
         for item in self._queue:
-            if isinstance(item, (Run, Gap)) and item.stream == stream:
+            if isinstance(item, (Run, Gap, _Passed)) and item.stream == stream:
                 self._leave(item)
             else:
                 kept.append(item)
@@ -148,17 +147,23 @@ class Arrivals:
         subscription = self.subscriptions.get(frame.stream)
         if subscription is None or not subscription.is_active or frame.id != subscription.id:
             return Arrival.DROPPED, None
-        if frame.epoch == subscription.epoch:
-            if frame.first > subscription.offset + 1:
-                return Arrival.HOLE, None
-            if frame.reason != "rewritten" and frame.next <= subscription.offset + 1:
-                return Arrival.DROPPED, None
-        else:
+        held, target, first, last = subscription.offset, frame.next - 1, frame.first, frame.last
+        if first > held + 1:
+            return Arrival.HOLE, None
+        if frame.epoch != subscription.epoch:
             subscription.duplicates_to = 0
-        target = max(frame.next - 1, subscription.offset) if frame.epoch == subscription.epoch else frame.next - 1
+        elif frame.reason != "rewritten" and target <= held:
+            return Arrival.DROPPED, None
+        else:
+            target = max(target, held)
+        # An older connection may have delivered more than this one knows of: that is not missing, but it may be replaced.
+        if frame.reason != "rewritten":
+            first = held + 1 if last is None else min(held + 1, last)
+        elif last is not None:
+            last = max(last, target)
         subscription.move(frame.epoch, target, None)
         return Arrival.TAKEN, self._mark(
-            Gap(frame.stream, frame.first, frame.last, frame.reason, epoch=frame.epoch, next=target + 1)
+            Gap(frame.stream, first, last, frame.reason, epoch=frame.epoch, next=target + 1)
         )
 
     def _mark(self, found: Gap) -> Gap:
@@ -208,8 +213,8 @@ class Arrivals:
         return found
 
     def refuse(self, stream: str, error: Exception) -> None:
-        """The node refused a subscription; the user gets the error at its place."""
-        self.unsubscribe(stream)
+        """The node refused a subscription; the user gets the error at its place, behind what arrived before."""
+        del self.subscriptions[stream]
         self.refused[stream] = error
         self._queue.append(error)
 
@@ -257,7 +262,9 @@ class Arrivals:
         self.messages -= count
         self.bytes -= sum(map(size_of, run.payloads))
         self.delivered += count
-        self.subscriptions[run.stream].taken(receiver, run.epoch, run.first, run.first + count - 1)
+        subscription = self.subscriptions.get(run.stream)
+        if subscription is not None:
+            subscription.taken(receiver, run.epoch, run.first, run.first + count - 1)
         taken.append(run)
         return count
 
