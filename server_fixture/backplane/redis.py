@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 import redis.asyncio
@@ -65,7 +66,7 @@ class RedisBackplane:
             socket_connect_timeout=timeout, **options,
         )  # fmt: skip
         self._client: Any = redis.asyncio.Redis(connection_pool=pool)
-        self._subscriber = _Subscriber(url, timeout, options)
+        self._subscriber = _Subscriber(url, timeout, options, self._doubt_incarnation)
         self._incarnation = ""
         self._incarnation_at = float("-inf")
         self._hashes: dict[str, str] = {}
@@ -130,10 +131,15 @@ class RedisBackplane:
         self._incarnation = found.decode("ascii")
         self._incarnation_at = time.monotonic()
 
+    def _doubt_incarnation(self) -> None:
+        """A connection was lost: the store may be another one now."""
+        self._incarnation_at = float("-inf")
+
     async def _bounded(self, step: Any, what: str) -> Any:
         try:
             return await asyncio.wait_for(step, self._timeout)
         except _FAILURES as error:
+            self._doubt_incarnation()
             raise BackplaneError(
                 f"the outcome of {what} is unknown: {type(error).__name__}; it may have happened, "
                 f"so claim nothing and let the client say hello again"
@@ -148,11 +154,14 @@ class _Subscriber:
     and after each reconnect.
     """
 
-    def __init__(self, url: str, timeout: float, options: dict[str, Any]) -> None:
+    def __init__(
+        self, url: str, timeout: float, options: dict[str, Any], on_lost: Callable[[], None]
+    ) -> None:
         self._pool: Any = redis.asyncio.ConnectionPool.from_url(
             url, socket_timeout=None, socket_connect_timeout=timeout, **options
         )
         self._timeout = timeout
+        self._on_lost = on_lost
         self._watched: set[str] = set()
         self._connection: Any = None
         self._heard_at = 0.0
@@ -200,6 +209,7 @@ class _Subscriber:
             started = time.monotonic()
             with contextlib.suppress(*_FAILURES):
                 await self._hear()
+            self._on_lost()
             delay = 0.05 if time.monotonic() - started > 1.0 else min(delay * 2, 1.0)
             await asyncio.sleep(delay)
 
