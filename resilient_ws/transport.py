@@ -164,7 +164,7 @@ class Transport:
         decoder = self._decoder
         messages = decoder.feed(data)
         if not data:
-            self._lost = self._ended("the server closed the TCP connection without a close frame")
+            self._lost = self._ended(self._write_error or "the server closed the TCP connection without a close frame")
         elif decoder.ping is not None or decoder.pong is not None or decoder.is_over:
             self._answer(decoder)
         if self._lost is not None and not messages:
@@ -240,16 +240,20 @@ class Transport:
         Frame the messages, each a text or a binary one, and send what goes out without waiting.
 
         Returns:
-            True when all is out; False when ``flush`` must be called later. Everything is kept, in order.
+            True when all is out; False when ``flush`` must be called later, or when the connection turned out dead:
+            then ``receive`` gives what the server still said, its close frame with it, and raises.
 
         Raises:
-            ConnectionLost: the connection is dead or closing; whether earlier messages arrived is not known.
+            ConnectionLost: the connection is closing, or ``receive`` has said that it is over.
         """
         frames = [_frame(message, TEXT if isinstance(message, str) else BINARY) for message in messages]
         with self._lock:
             if self._sent_close is not None:
                 raise self._ended("nothing can be written after our close frame")
-            self._out.extend(frames)
+            if self._lost is not None:
+                raise self._lost
+            if self._write_error is None:
+                self._out.extend(frames)
             return self._push()
 
     def flush(self) -> bool:
@@ -257,10 +261,10 @@ class Transport:
         Write what is left, without waiting.
 
         Returns:
-            True when nothing is left.
+            True when nothing is left; otherwise as :meth:`write`.
 
         Raises:
-            ConnectionLost: the connection is dead.
+            ConnectionLost: ``receive`` has said that the connection is over.
         """
         with self._lock:
             return self._push()
@@ -269,7 +273,7 @@ class Transport:
         """
         Send a WebSocket ping, before what waits; an earlier one that is not out yet is replaced.
 
-        The answer shows in ``last_pong``. A dead connection shows in ``flush`` and ``receive``.
+        The answer shows in ``last_pong``. A dead connection shows in ``receive``.
         """
         if len(payload) > 125:
             raise ValueError(f"a ping carries at most 125 bytes, not {len(payload)}")
@@ -281,7 +285,9 @@ class Transport:
 
     def _push(self) -> bool:
         if self._write_error is not None:
-            raise self._ended(self._write_error)
+            if self._lost is not None:
+                raise self._lost
+            return False
         try:
             while piece := self._out.piece():
                 sent = self._sock.send(piece)
@@ -290,9 +296,11 @@ class Transport:
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
         except (OSError, ValueError) as error:
-            # Nobody knows how much of the last frame is out: nothing may follow it.
+            # Nobody knows how much of the last frame is out: nothing may follow it. What the server said before, why
+            # it left perhaps, is still to be read; the shutdown makes sure that the reading side comes to the end.
             self._write_error = f"the connection broke in a write ({_name(error)})"
-            raise self._ended(self._write_error) from None
+            self._shutdown(socket.SHUT_RDWR)
+            return False
         if self._sent_close is not None and not self._is_half_closed:
             self._is_half_closed = True
             self._shutdown(socket.SHUT_WR)

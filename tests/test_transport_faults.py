@@ -147,19 +147,44 @@ def test_T11_nothing_goes_behind_a_close_frame() -> None:
     assert frames == [(BINARY, 16 << 20), (CLOSE, 2)]
 
 
+def test_T4_why_the_server_left_is_read_after_a_failed_write() -> None:
+    """A server that says why it closes and resets is heard, also when a write finds the connection dead first."""
+    gone = threading.Event()
+
+    def close_and_reset(caller: Caller) -> None:
+        accept_upgrade(caller)
+        caller.read_frame()
+        caller.send(frame(TEXT, b"last words"), close_frame(4409, "instance"))
+        caller.reset()
+        gone.set()
+
+    with RudeServer(close_and_reset) as server, dialled(server.url) as transport:
+        transport.write(["go"])
+        assert gone.wait(PATIENCE)
+        outcomes = [transport.write(["too late"]) for _ in range(3)]
+        assert not outcomes[-1]
+        assert not transport.wants_write
+        messages, lost = ending(transport)
+        assert messages == ["last words"]
+        assert (lost.code, lost.reason) == (4409, "instance")
+        with pytest.raises(ConnectionLost):
+            transport.write(["after the end"])
+
+
 def test_T11_write_error_is_the_end() -> None:
-    """After a write that failed half-way nothing more goes out, ever."""
+    """After a write that failed half-way nothing more goes out, ever, and the reader hears of it."""
     with RudeServer(echo) as server, Proxy("127.0.0.1", server.port) as proxy:
         with dialled(f"ws://127.0.0.1:{proxy.port}/") as transport:
             proxy.carried[0].stall()
             assert not transport.write([bytes(32 << 20)])
             sent = transport.bytes_sent
             proxy.carried[0].reset()
-            for _ in range(3):
-                with pytest.raises(ConnectionLost):
-                    transport.flush()
-            assert transport.bytes_sent == sent
+            assert not any(transport.flush() or transport.write(["more"]) for _ in range(3))
             assert not transport.wants_write
+            assert ending(transport)[1].code == 1006
+            with pytest.raises(ConnectionLost):
+                transport.flush()
+            assert transport.bytes_sent == sent
 
 
 def test_T12_T13_one_byte_segments_and_a_pause() -> None:
