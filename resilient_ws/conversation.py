@@ -165,6 +165,11 @@ class Conversation:
             standby=standby,
         )
         connection.hello = hello
+        connection.acked = {
+            said.stream: (said.held.epoch, said.acked)
+            for said in hello.streams
+            if said.held is not None and said.acked is not None
+        }
         connection.step(ConnectionInput.HELLO)
         if connection.deadline is None:
             connection.deadline = now + self.backoff.connect_timeout()

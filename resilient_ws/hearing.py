@@ -53,7 +53,7 @@ def on_welcome(core: Conversation, connection: Connection, welcome: frames.Welco
     learn_limit(core, welcome)
     core.write(connection, [frames.Ready(generation=welcome.generation)])
     for answer in welcome.streams:
-        take_answer(core, answer)
+        take_answer(core, connection, answer)
     repair_subscriptions(core, connection, hello)
     core.confirm(connection)
     unacked = len(core.outbox)
@@ -108,7 +108,7 @@ def learn_limit(core: Conversation, welcome: frames.Welcome) -> None:
         core.events.append(events.MessageRejected(stream=stream, seq=seq, code="too_large"))
 
 
-def take_answer(core: Conversation, answer: frames.StreamAnswer) -> None:
+def take_answer(core: Conversation, connection: Connection, answer: frames.StreamAnswer) -> None:
     subscription = core.inbox.subscriptions.get(answer.stream)
     if subscription is None or subscription.id != answer.id:
         return
@@ -117,6 +117,8 @@ def take_answer(core: Conversation, answer: frames.StreamAnswer) -> None:
         core.events.append(events.StreamRefused(stream=answer.stream, code=answer.error.code, hint=answer.error.hint))
         core.inbox.refuse(answer.stream, refusal)
         return
+    if not subscription.is_active:  # a start is where the node begins: there is nothing to ack
+        connection.acked[answer.stream] = (answer.epoch, answer.first - 1)
     report_gap(core, core.inbox.answered(answer)[1])
 
 
@@ -159,7 +161,7 @@ def on_batch(core: Conversation, connection: Connection, batch: Batch, now: floa
 
 
 def on_subscribed(core: Conversation, connection: Connection, frame: frames.Subscribed, now: float) -> None:
-    take_answer(core, frame.answer)
+    take_answer(core, connection, frame.answer)
 
 
 def on_ack(core: Conversation, connection: Connection, frame: frames.Ack, now: float) -> None:

@@ -156,7 +156,7 @@ class Arrivals:
             return Arrival.DROPPED, None
         else:
             target = max(target, held)
-        # An older connection may have delivered more than this one knows of: that is not missing, but it may be replaced.
+        # An older connection may have delivered more than this one knows of: that is not missing, but may be replaced.
         if frame.reason != "rewritten":
             first = held + 1 if last is None else min(held + 1, last)
         elif last is not None:

@@ -14,7 +14,7 @@ from resilient_ws.exceptions import RemoteProtocolError
 from resilient_ws.frames import AckedMark, Batch, Held, Position, StreamAnswer
 from resilient_ws.inbox import Arrival, Arrivals
 
-# -- data ---------------------------------------------------------------------------------------------------------------
+# -- data ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_an_answer_tells_the_crc_before_it() -> None:
     assert ticker(box).held == Held("e1", 10, 0)
 
 
-# -- gaps ---------------------------------------------------------------------------------------------------------------
+# -- gaps ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_gaps_of_an_unknown_end_do_not_merge() -> None:
 
 
 def test_reported_gaps_are_no_markers() -> None:
-    """With ``on_gap="report"`` the user gets the messages on both sides in one go, and the position passes all the same."""
+    """With ``on_gap="report"`` the user gets the messages on both sides in one go, and the position passes it."""
     box = active(report=True)
     box.data(data(11))
     assert told(box.gap(gap(12, 20))[1]) == (12, 20, "trimmed", "e1", 21)
@@ -221,7 +221,7 @@ def test_a_reported_gap_alone_gives_nothing() -> None:
     assert list(box.acks()) == [AckedMark("ticker", "e1", 20)]
 
 
-# -- answers ------------------------------------------------------------------------------------------------------------
+# -- answers -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from resilient_ws.exceptions import Gap, Rejected, SessionLost
 from resilient_ws.frames import AckedMark, Batch, Position
 from resilient_ws.inbox import Arrivals, Run
 
-# -- subscriptions ------------------------------------------------------------------------------------------------------
+# -- subscriptions -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("report", [False, True])
@@ -74,7 +74,7 @@ def test_subscribing_again_forgets_a_refusal_and_what_it_left() -> None:
     assert box.messages == 0
 
 
-# -- taking -------------------------------------------------------------------------------------------------------------
+# -- taking --------------------------------------------------------------------------------------------------
 
 
 def test_limits_cut_runs() -> None:
@@ -123,7 +123,7 @@ def test_a_run_says_what_it_is_without_its_payloads() -> None:
     assert repr(Run("ticker", "e1", 11, ["secret"])) == "Run('ticker', first=11, count=1)"
 
 
-# -- acks ---------------------------------------------------------------------------------------------------------------
+# -- acks ----------------------------------------------------------------------------------------------------
 
 
 def test_automatic_acks_wait_for_the_next_take_of_the_same_receiver() -> None:
@@ -158,7 +158,7 @@ def test_manual_acks_cover_what_their_receiver_took_before() -> None:
     [("other", "e1", 11, 1), ("ticker", "e9", 11, 1), ("ticker", "e1", 13, 1), ("ticker", "e1", 11, 2)],
 )
 def test_S14_an_ack_of_what_one_does_not_have_is_void(stream: str, epoch: str, offset: int, receiver: int) -> None:
-    """Another stream, epoch, offset or receiver changes nothing: an ack never goes beyond what is out of the user's hands."""
+    """Another stream, epoch, offset or receiver changes nothing: nobody acks beyond what he has."""
     box = active(ack="manual")
     box.data(data(11, 3))
     taken(box, 2, 1)

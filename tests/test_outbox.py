@@ -260,9 +260,10 @@ def test_batches_are_bounded(payloads: list[str | bytes], sizes: list[int]) -> N
     assert found == sizes
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from(["send", "write", "ack", "reject", "void"]), st.integers(0, 40)), max_size=80)
-)
+STEPS = st.tuples(st.sampled_from(["send", "write", "ack", "reject", "void"]), st.integers(0, 40))
+
+
+@given(st.lists(STEPS, max_size=80))
 def test_the_counts_are_true_whatever_happens(steps: list[tuple[str, int]]) -> None:
     """After any course of events the sizes equal what the lane holds, and every receipt has one lasting outcome."""
     box = unacked(max_messages=1_000_000)
