@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from server_fixture import checker
+from server_fixture import checker, history
 from server_fixture.chaos import Nemesis
 from server_fixture.cluster import Cluster
 from server_fixture.recorder import Recorder, Spread, Tally
@@ -34,13 +34,13 @@ Show = Callable[["Run"], None]
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """What a run is asked for."""
+    """What a run is asked for; ``sessions`` are a publisher and one subscriber of each kind at least."""
 
-    nodes: int = 3
-    seconds: float = 20.0
-    kill_every: float = 1.0
+    nodes: int = attrs.field(default=3, validator=attrs.validators.ge(1))
+    seconds: float = attrs.field(default=20.0, validator=attrs.validators.gt(0))
+    kill_every: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
     seed: int
-    sessions: int = 6
+    sessions: int = attrs.field(default=6, validator=attrs.validators.ge(3))
     replay: bool = True
 
     @property
@@ -97,7 +97,7 @@ def run_demo(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | None
         show: Called some times a second with the run.
 
     Returns:
-        The outcome, and where logs and history were kept (None where all was well).
+        The outcome, and where logs and history were kept (None where all went as it should).
 
     Raises:
         ChildFailed: A node or the store ended by itself.
@@ -108,11 +108,11 @@ def run_demo(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | None
         workload = Workload(cluster, recorder, options.sessions, is_forgetful=not options.replay)
         run = Run(options, cluster, recorder, nemesis, workload, time.monotonic())
         try:
-            stuck = _load_and_heal(run, show)
+            broken = _load_and_heal(run, show)
         finally:
             workload.close()
-        outcome = judge(run, stuck, [] if stuck is None and nemesis.error else workload.final_reads())
-        if outcome.verdict != "anomaly":
+        outcome = judge(run, broken, workload.final_reads())
+        if outcome.verdict != "anomaly" or not options.replay:
             return outcome, None
         cluster.keep_logs = True
         with (cluster.directory / "history.jsonl").open("w", encoding="utf-8") as file:
@@ -120,28 +120,27 @@ def run_demo(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | None
         return outcome, cluster.directory
 
 
-def _load_and_heal(run: Run, show: Show) -> str | None:
-    """Run load and faults, heal, and wait; returns what is missing at the end, None where nothing is."""
-    run.workload.start()
+def _load_and_heal(run: Run, show: Show) -> list[str]:
+    """Run load and faults, heal, and wait; returns which sessions ended by themselves and what is missing then."""
+    workload, nemesis = run.workload, run.nemesis
+    workload.start()
     run.started_at = time.monotonic()
-    run.nemesis.start()
+    nemesis.start()
     pause, ends_at = threading.Event(), run.started_at + run.options.seconds
     try:
-        while time.monotonic() < ends_at and run.nemesis.error is None:
+        while time.monotonic() < ends_at and nemesis.error is None and not workload.failures():
             show(run)
-            run.workload.check()
             pause.wait(min(_FRAME, max(0.0, ends_at - time.monotonic())))
     finally:
         run.phase = "heal"
         show(run)
-        run.nemesis.stop()
+        nemesis.stop()
     run.phase = "quiesce"
     show(run)
-    stuck = run.workload.quiesce()
-    run.workload.check()
+    missing = [] if workload.failures() else workload.quiesce()
     run.phase = "done"
     show(run)
-    return stuck
+    return workload.failures() + ([] if workload.is_forgetful else missing)
 
 
 class _quiet_log:  # noqa: N801
@@ -168,13 +167,13 @@ class _quiet_log:  # noqa: N801
 # -- the verdict ------------------------------------------------------------------------------------------------------
 
 
-def judge(run: Run, stuck: str | None, final_reads: list[Any]) -> Outcome:
+def judge(run: Run, broken: list[str], final_reads: list[history.FinalRead]) -> Outcome:
     """
     Say whether the promises were kept, and whether the run could have shown that they were not.
 
     Args:
         run: What was recorded.
-        stuck: What was still missing when the time was over.
+        broken: Which sessions ended by themselves, and what was still missing when the time was over.
         final_reads: What the store holds.
     """
     judged = None
@@ -184,8 +183,7 @@ def judge(run: Run, stuck: str | None, final_reads: list[Any]) -> Outcome:
     if set(run.workload.feeds) <= read_streams:
         judged = checker.check(run.recorder.history)
     anomalies = [] if judged is None else [anomaly.text for anomaly in judged.anomalies]
-    if stuck is not None and run.options.replay:
-        anomalies.append(f"stuck: {stuck}")
+    anomalies += broken
     doubts = doubts_of(run, judged)
     verdict: typing.Literal["ok", "anomaly", "inconclusive"]
     verdict = "anomaly" if anomalies else "inconclusive" if doubts else "ok"

@@ -53,6 +53,7 @@ def verdict_lines(outcome: Outcome, command: str, kept: object) -> list[str]:
     lines.append(f"verdict: {outcome.verdict} (seed {report['seed']})")
     if outcome.verdict == "anomaly":
         lines.append(f"run it again: {command}")
+    if kept is not None:
         lines.append(f"logs and history: {kept}")
     return lines
 

@@ -8,6 +8,7 @@ Faults never live here (``chaos.py``), nor does the judgement (``checker.py``).
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +32,11 @@ FORGETFUL_QUIESCE = 3.0
 """The same where nothing is replayed, so that what is missing stays missing."""
 _LOOK = 0.2
 
+_log = logging.getLogger("resilient_ws.workload")
+
+# For nodes on the same machine, where a refused dial costs nobody anything.
 RETRY = resilient_ws.Retry(
-    wait=tenacity.wait_exponential(multiplier=0.05, max=1.0), stable_after=1.0, connect_timeout=3.0
+    wait=tenacity.wait_exponential(multiplier=0.05, max=0.25), stable_after=1.0, connect_timeout=3.0
 )
 FAILOVER = resilient_ws.Failover(eject_after=2, ejection=0.25, max_ejection=1.0)
 # The negative control: a session ends with its connection, and the next one knows nothing of it.
@@ -99,6 +103,7 @@ class Participant:
             while not self._is_closed:
                 self._attempt(work)
         except BaseException as error:
+            _log.exception("session_failed process=%s", self.process)
             self.error = error
 
     def _attempt(self, work: Callable[[], None]) -> None:
@@ -185,10 +190,11 @@ class Participant:
                 self._pause.wait(0.05)
                 continue
             with self._lock:
-                old, self._client = self._client, client
-            if old is not None:
-                old.close()
-            self._note_positions(client)
+                spent, self._client = (client, self._client) if self._is_closed else (self._client, client)
+            if spent is not None:
+                spent.close()
+            if spent is not client:
+                self._note_positions(client)
             return
 
     def _connect(self) -> resilient_ws.Client:
@@ -265,18 +271,17 @@ class Workload:
         for one in self.participants:
             one.start()
 
-    def check(self) -> None:
-        """Raise what ended a session's thread, if anything did."""
-        for one in self.participants:
-            if one.error is not None:
-                raise one.error
+    def failures(self) -> list[str]:
+        """Say which sessions ended by themselves, and how."""
+        found = [one for one in self.participants if one.error is not None]
+        return [f"{one.process} ended with {type(one.error).__name__}: {one.error}" for one in found]
 
-    def quiesce(self) -> str | None:
+    def quiesce(self) -> list[str]:
         """
         Send no more, and wait until everything is acked and received.
 
         Returns:
-            What is still missing when the time is over; None where nothing is.
+            What is still missing when the time is over.
         """
         timeout = FORGETFUL_QUIESCE if self.is_forgetful else QUIESCE
         deadline = time.monotonic() + timeout
@@ -289,9 +294,8 @@ class Workload:
         def is_quiet() -> bool:
             return not self._missing(ends)
 
-        if self.recorder.wait(is_quiet, max(0.0, deadline - time.monotonic())):
-            return None
-        return f"after {timeout:g} s of peace: {'; '.join(self._missing(ends))}"
+        self.recorder.wait(is_quiet, max(0.0, deadline - time.monotonic()))
+        return [f"after {timeout:g} s of peace {what}" for what in self._missing(ends)]
 
     def _are_published(self) -> bool:
         return not any(one.tally.unresolved for one in self.participants if one.publishes is not None)

@@ -1,0 +1,280 @@
+"""The demonstration: its verdict on planted runs, and the command itself, which kills real nodes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server_fixture.chaos import Kill
+from server_fixture.demo import Options, Run, judge
+from server_fixture.display import Lines, verdict_lines
+from server_fixture.history import Deliver, Effect, FinalRead
+from server_fixture.recorder import Recorder, Tally
+
+KEYS = [
+    "nodes", "sessions", "seed", "kills", "reconnects", "resumed", "sent", "delivered", "per_direction", "lost",
+    "duplicated", "reordered", "phantom", "unreported_gaps", "recovery_ms", "recovery_to_message_ms", "verdict",
+]  # fmt: skip
+
+
+def faultless(messages: int = 60) -> tuple[Run, list[FinalRead]]:
+    """Record a run of one publisher and one subscriber in which everything went well, kill and resume included."""
+    recorder = Recorder(lambda: 0.0)
+    publisher = recorder.joins("publisher", sends=True, receives=False)
+    subscriber = recorder.joins("subscriber", sends=False, receives=True)
+    for tally in (publisher, subscriber):
+        recorder.connected(tally, "node-1")
+        recorder.kill(Kill(0.0, ("node-1",), 1))
+        recorder.cut(tally)
+        recorder.connected(tally, "node-2")
+        recorder.resumed(tally, "node-2")
+    recorder.subscribed(subscriber, "feed", "e", 0)
+    for number in range(1, messages + 1):
+        recorder.sent(publisher, "p", "feed", number, f"m{number}")
+        recorder.resolved(publisher, "p", "feed", number, "ok", None)
+        recorder.delivered(subscriber, "feed", "e", number, f"m{number}")
+    effects = tuple(Effect(number, f"text:m{number}", "p", number) for number in range(1, messages + 1))
+    kills = [Kill(float(number), ("node-1",), 1) for number in range(10)]
+    options = Options(seed=7, seconds=10.0, kill_every=1.0)
+    parts = {"nemesis": SimpleNamespace(kills=kills), "workload": SimpleNamespace(feeds=("feed",))}
+    cluster = SimpleNamespace(nodes=[SimpleNamespace(name="node-1", is_serving=True)])
+    run = Run(options, recorder=recorder, cluster=cluster, started_at=0.0, **parts)  # type: ignore[arg-type]
+    return run, [FinalRead(0.0, "feed", "e", 1, effects)]
+
+
+def tally_of(run: Run, process: str) -> Tally:
+    """Return a session's counts."""
+    return run.recorder.tallies[process]
+
+
+def test_faultless_run_is_ok() -> None:
+    """A run in which nothing is missing, and which was hard enough, exits 0; the report has exactly its keys."""
+    run, reads = faultless()
+    outcome = judge(run, [], reads)
+    assert (outcome.verdict, outcome.exit_code, outcome.reasons) == ("ok", 0, ())
+    assert list(outcome.report) == KEYS
+    assert outcome.report["recovery_ms"] == {"p50": 0.0, "p99": 0.0, "max": 0.0}
+    assert outcome.report["per_direction"]["client_to_server"]["committed"] == 60
+
+
+def test_lost_message_is_an_anomaly() -> None:
+    """A message that the store holds and the subscriber never got exits 1, and is counted."""
+    run, reads = faultless()
+    ops = [op for op in run.recorder.history if not (isinstance(op, Deliver) and op.offset == 30)]
+    run.recorder.history.ops = ops
+    outcome = judge(run, [], reads)
+    assert (outcome.verdict, outcome.exit_code, outcome.report["lost"]) == ("anomaly", 1, 1)
+    assert any("never got 30" in reason for reason in outcome.reasons)
+
+
+def test_session_that_broke_is_an_anomaly() -> None:
+    """A session that ended by itself, or that never became quiet, exits 1, whatever the checker finds."""
+    run, reads = faultless()
+    outcome = judge(run, ["subscriber ended with SessionTakenOver: taken over"], reads)
+    assert (outcome.verdict, outcome.exit_code) == ("anomaly", 1)
+    assert outcome.reasons == ("subscriber ended with SessionTakenOver: taken over",)
+
+
+def few_kills(run: Run) -> None:
+    del run.nemesis.kills[5:]
+
+
+def never_cut(run: Run) -> None:
+    tally_of(run, "publisher").cuts = 0
+
+
+def none_resumed(run: Run) -> None:
+    for tally in run.recorder.tallies.values():
+        tally.resumed = 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(few_kills, "5 kills of about 10"), (never_cut, "publisher was never cut"), (none_resumed, "no session resumed")],
+)
+def test_easy_run_is_inconclusive(spoil: Callable[[Run], None], said: str) -> None:
+    """A run that was not hard enough exits 2 and says why."""
+    run, reads = faultless()
+    spoil(run)
+    outcome = judge(run, [], reads)
+    assert (outcome.verdict, outcome.exit_code) == ("inconclusive", 2)
+    assert said in outcome.reasons
+
+
+def test_short_run_is_inconclusive() -> None:
+    """Under 50 messages of a session in a direction prove nothing; both directions are looked at."""
+    run, reads = faultless(49)
+    outcome = judge(run, [], reads)
+    assert outcome.exit_code == 2
+    assert outcome.reasons == (
+        "publisher has 49 messages client_to_server, under 50",
+        "subscriber has 49 messages server_to_client, under 50",
+    )
+
+
+def test_run_without_a_final_read_is_inconclusive() -> None:
+    """Where the store could not be read there is no verdict on the messages."""
+    outcome = judge(faultless()[0], [], [])
+    assert (outcome.exit_code, outcome.judged) == (2, None)
+    assert "there was no final read of every stream" in outcome.reasons
+
+
+def test_anomaly_tells_how_to_run_it_again() -> None:
+    """The last words on an anomaly are the seed, the line that repeats the schedule, and where the logs are."""
+    run, reads = faultless()
+    outcome = judge(run, ["broken"], reads)
+    lines = verdict_lines(outcome, run.options.command, "/kept")
+    assert lines[-3] == "verdict: anomaly (seed 7)"
+    assert lines[-2] == (
+        "run it again: python -m server_fixture demo --nodes 3 --seconds 10 --kill-every 1 --seed 7 --sessions 6"
+    )
+    assert lines[-1] == "logs and history: /kept"
+    assert "--no-replay" in Options(seed=1, replay=False).command
+
+
+def test_plain_lines_come_once_a_second_or_with_a_new_phase() -> None:
+    """Output that is no terminal gets few lines, and one for each phase."""
+    run, _ = faultless()
+    written = io.StringIO()
+    lines = Lines(written)
+    lines.show(run)
+    lines.show(run)
+    run.phase = "heal"
+    lines.show(run)
+    assert [line.split()[2] for line in written.getvalue().splitlines()] == ["load", "heal"]
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def demo(tmp_path: Path, *flags: str) -> tuple[int, dict[str, Any], str]:
+    """Run the command; give its status, the numbers, and what it said."""
+    argv = [sys.executable, "-m", "server_fixture", "demo", "--json", str(tmp_path / "run.json"), *flags]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=55, check=False)
+    assert done.stderr == ""
+    return done.returncode, json.loads((tmp_path / "run.json").read_text()), done.stdout
+
+
+@pytest.mark.demo
+def test_demo_loses_nothing(tmp_path: Path) -> None:
+    """Sessions survive the kills, of all nodes at once too, and the run is hard enough to prove it."""
+    status, report, said = demo(tmp_path, "--seconds", "12", "--kill-every", "0.8", "--seed", "11")
+    assert status == 0, said
+    assert list(report) == KEYS
+    assert (report["verdict"], report["lost"], report["duplicated"], report["reordered"]) == ("ok", 0, 0, 0)
+    assert report["kills"] >= 9
+    assert report["resumed"] >= 6
+    assert report["recovery_ms"]["p50"] > 0
+    assert said.splitlines()[-1] == "verdict: ok (seed 11)"
+
+
+@pytest.mark.demo
+def test_demo_without_replay_loses_messages(tmp_path: Path) -> None:
+    """The negative control: where connections know nothing of each other, the same run loses messages and exits 1."""
+    status, report, said = demo(tmp_path, "--seconds", "10", "--kill-every", "0.7", "--no-replay")
+    assert status == 1, said
+    assert (report["verdict"], report["resumed"]) == ("anomaly", 0)
+    assert report["lost"] > 0
+    assert "run it again: python -m server_fixture demo" in said
+
+
+@pytest.mark.demo
+def test_demo_without_kills_proves_nothing(tmp_path: Path) -> None:
+    """A run in which no node dies is inconclusive, with every reason named."""
+    status, report, said = demo(tmp_path, "--seconds", "2", "--kill-every", "1000", "--nodes", "1")
+    assert status == 2, said
+    assert (report["verdict"], report["kills"], report["lost"]) == ("inconclusive", 0, 0)
+    assert "silent-2 was never cut" in said
+
+
+def children_of(pid: int) -> list[int]:
+    """List the processes that a process started."""
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in found for child in path.read_text().split()]
+
+
+def is_gone(pid: int) -> bool:
+    """Say whether there is no such process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize(
+    ("command", "sign", "status"), [("demo", b"load", 130), ("up", b"Ctrl-C ends it", 0)], ids=["demo", "up"]
+)
+def test_ctrl_c_ends_everything(command: str, sign: bytes, status: int) -> None:
+    """Ctrl-C ends the command without a traceback, and every process that it started."""
+    argv = [sys.executable, "-m", "server_fixture", command, "--nodes", "2"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            line = b""
+            while sign not in line:
+                line = process.stdout.readline()
+                assert line, process.stderr.read()
+            children = children_of(process.pid)
+            assert len(children) >= 3
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == status
+            assert process.stderr.read() == b"interrupted\n"
+        finally:
+            process.kill()
+    assert all(map(is_gone, children))
+
+
+@pytest.mark.cluster
+def test_terminal_gets_a_table() -> None:
+    """On a terminal the run is shown as a live table of nodes and sessions."""
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-m", "server_fixture", "demo", "--seconds", "1", "--kill-every", "100", "--nodes", "1"]
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    with subprocess.Popen(argv, stdout=theirs, stderr=theirs, stdin=theirs, env=env) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        except OSError:
+            pass  # the other end is closed
+        finally:
+            os.close(ours)
+        assert process.wait(30) == 2
+    for expected in (b"node-1", b"serving", b"publisher-1", b"delivered", b"verdict: inconclusive"):
+        assert expected in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["demo", "--sessions", "2"], "'sessions' must be >= 3"),
+        (["demo", "--nodes", "0"], "'nodes' must be >= 1"),
+        (["demo", "--kill-every", "0"], "'kill_every' must be > 0"),
+        (["demo", "--seconds", "-1"], "'seconds' must be > 0"),
+        (["demo", "--nodes", "many"], "invalid int value"),
+        ([], "command"),
+    ],
+)
+def test_bad_arguments_are_named(flags: list[str], said: str) -> None:
+    """An argument that makes no run ends with status 2 and says which one it is."""
+    argv = [sys.executable, "-m", "server_fixture", *flags]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
