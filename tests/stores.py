@@ -106,6 +106,14 @@ class MemoryStore(Store):
         return self.core.lose_tail(stream, len(lost))
 
 
+_OLDER = """
+for _, key in ipairs(redis.call('KEYS', 'resilient:*:clock')) do redis.call('HINCRBY', key, 'seen', -ARGV[1]) end
+for _, key in ipairs(redis.call('KEYS', 'resilient:*:used')) do
+  for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, -ARGV[1], member) end
+end
+"""
+
+
 class RedisStore(Store):
     """A node's door to a real store."""
 
@@ -118,11 +126,7 @@ class RedisStore(Store):
 
     def advance(self, seconds: float) -> None:
         """Make everything that the store remembers that much older."""
-        for key in self.admin.keys("resilient:*:clock"):
-            self.admin.hincrby(key, "seen", -round(seconds * 1000))
-        for key in self.admin.keys("resilient:*:used"):
-            for member in self.admin.zrange(key, 0, -1):
-                self.admin.zincrby(key, -seconds * 1000, member)
+        self.admin.eval(_OLDER, 0, round(seconds * 1000))
 
     def cut_tail(self, stream: str, last: int) -> int:
         return cut_tail(self.url, stream, last)

@@ -286,7 +286,9 @@ def test_expired_session_is_forgotten_in_the_end(store: Store, session: str) -> 
     """Some time after it expired nothing is known of a session."""
     begin(store, session)
     hello(store, session, other_of(session), attempt=2, ttl=0.0)
-    pass_time(store, session, 410)
+    for _ in range(301):
+        store.advance(2.0)
+        store.run(Tick(bucket=bucket_of(session)))
     answer = hello(store, session, other_of(session), attempt=1)
     assert isinstance(answer, SessionEntered)
     assert answer.reason == "unknown"

@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -36,10 +37,11 @@ from server_fixture.backplane import (
     SessionEntered,
     Tick,
     TrimPrivate,
+    scripts,
 )
 from server_fixture.backplane.inspect import Stored, cut_tail, read_all
 from server_fixture.backplane.redis import RedisBackplane
-from server_fixture.backplane.steps import Call, Limits, answer_of, call_of
+from server_fixture.backplane.steps import FENCE_CHANNEL, INCARNATION, WAKE_CHANNEL, Call, Limits, answer_of, call_of
 from server_fixture.engine import Engine
 
 FENCE = Fence(1, "a", 1)
@@ -128,6 +130,22 @@ def test_foreign_reply_is_an_unknown_outcome(reply: Any) -> None:
     """What our scripts would not have said is not taken for an answer."""
     with pytest.raises(BackplaneError, match="not one of this version's scripts"):
         answer_of(reply, HELLO, "incarnation")
+
+
+def test_documented() -> None:
+    """The page for other languages names every script, reply and channel that there is, and all kinds of keys."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "backplane.md").read_text("utf-8")
+    texts = {name: text for name, text in vars(scripts).items() if name.isupper() and isinstance(text, str)}
+    names = {name for name in texts if not name.startswith("_")}
+    replies = {reply for text in texts.values() for reply in re.findall(r"return \{'(\w+)'", text)}
+    assert len(names) == 10
+    assert replies >= {"session", "slice", "old"}
+    keys = {key.rsplit(":", 1)[-1] for request_ in EVERY for key in call(request_).keys} - {"05s", "05t"}
+    assert keys == {"clock", "index", "log", "meta", "rejected", "used"}
+    for word in (*names, *replies, *keys):
+        assert f"`{word}`" in page
+    for word in (FENCE_CHANNEL, WAKE_CHANNEL, INCARNATION):
+        assert f"`{word}" in page
 
 
 # -- unknown outcomes -------------------------------------------------------------------------------------------------

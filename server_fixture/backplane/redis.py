@@ -217,7 +217,7 @@ class _Subscriber:
         connection: Any = self._pool.make_connection()
         guard = None
         try:
-            await connection.connect()
+            await asyncio.wait_for(connection.connect(), self._timeout)
             channels = [FENCE_CHANNEL, *(WAKE_CHANNEL + stream for stream in sorted(self._watched))]
             self._connection = connection
             await connection.send_command("SUBSCRIBE", *channels)
