@@ -123,7 +123,11 @@ def check_urls(urls: object, wire: Wire) -> tuple[str, ...]:
     for url in found:
         if not isinstance(url, str):
             raise TypeError(f"a URL is a str, not {type(url).__name__}")
-        check_url(url, allow_plaintext=wire.allow_plaintext)
+        try:
+            check_url(url, allow_plaintext=wire.allow_plaintext)
+        except ValueError as error:
+            which = f"number {found.index(url) + 1} of the {len(found)} URLs: " if len(found) > 1 else ""
+            raise ValueError(f"{which}{error}") from None
     return found
 
 

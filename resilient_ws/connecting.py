@@ -105,12 +105,16 @@ def resolve(endpoint: Endpoint, family: int, deadline: Deadline) -> list[Address
         except queue.Empty:
             continue
     if isinstance(result, Exception) or not result:
-        raise NoEndpoint(f"{endpoint}: the name has no address ({result or 'empty answer'})")
+        raise NoEndpoint(f"{endpoint}: the name has no address ({_said(result)}); check its spelling, or the network")
     six = [address for address in result if address[0] == socket.AF_INET6]
     four = [address for address in result if address[0] != socket.AF_INET6]
     if result[0][0] != socket.AF_INET6:
         six, four = four, six
     return [address for pair in itertools.zip_longest(six, four) for address in pair if address is not None]
+
+
+def _said(result: object) -> str:
+    return getattr(result, "strerror", None) or type(result).__name__ if result else "empty answer"
 
 
 @attrs.define
@@ -183,7 +187,7 @@ def connect(endpoint: Endpoint, family: int, deadline: Deadline) -> socket.socke
             if sock is not None:
                 _tune(sock)
                 return sock
-        raise NoEndpoint(f"{endpoint}: no address answered ({'; '.join(race.failures)})")
+        raise NoEndpoint(f"{endpoint}: no address answered ({'; '.join(race.failures)}); is the server running there?")
     finally:
         race.close()
 

@@ -155,7 +155,8 @@ def check_url(url: str, *, allow_plaintext: bool = False) -> Endpoint:
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
     if scheme not in _SCHEMES or not rest:
-        raise ValueError("the URL must start with wss:// (or ws:// for this machine)")
+        instead = f", not {scheme}://" if re.fullmatch(r"[a-z]{1,10}", scheme) and rest else ""
+        raise ValueError(f"the URL must start with wss:// (or ws:// for this machine){instead}")
     try:
         parts = urllib.parse.urlsplit(f"//{rest}")
         host, port = parts.hostname, parts.port

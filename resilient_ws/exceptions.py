@@ -233,7 +233,8 @@ class Rejected(DeliveryError):
     """
 
     def __init__(self, stream: str, seq: int, code: str, hint: str = "") -> None:
-        super().__init__(f"stream {stream!r}: message {seq} was rejected ({code})" + (f": {hint}" if hint else ""))
+        what = f"message {seq} was rejected for good" if seq else "refused"
+        super().__init__(f"stream {stream!r}: {what} ({code})" + (f": {hint}" if hint else ""))
         self.stream = stream
         self.seq = seq
         self.code = code

@@ -27,6 +27,13 @@ FOREIGN_WINDOW = 60.0
 MAX_VIOLATIONS = 3
 """So many broken rules of the server in a row, without any progress between them, are fatal."""
 _RESUME_CODE = 1012
+WAITING: dict[Phase, str] = {
+    Phase.DIALLING: "no answer yet to name lookup, TCP, TLS or upgrade; is the server running there, and reachable?",
+    Phase.UPGRADED: "upgraded, but it was not this connection's turn to say hello",
+    Phase.HANDSHAKING: "upgraded, but the server does not answer our hello; does it speak this dialect?",
+}
+"""What is waited for before a welcome."""
+SIZES = {1009: "one side sends larger messages than the other takes; see Wire(max_message=) and the server's own limit"}
 
 
 def lose(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
@@ -75,7 +82,8 @@ def retry_later(core: Conversation, connection: Connection, now: float) -> None:
     fresh = core.backoff.failures == 0
     core.backoff.failed(now)
     if core.backoff.stopped(now):
-        gave_up = ConnectError(f"gave up after {core.backoff.failures} attempts, as Retry(stop=) says")
+        last = "" if core.last_error is None else f"; the last one: {core.last_error}"
+        gave_up = ConnectError(f"gave up after {core.backoff.failures} attempts, as Retry(stop=) says{last}")
         gave_up.__cause__ = core.last_error
         core.end(gave_up, now)
         return
@@ -106,24 +114,48 @@ def after_denied(core: Conversation, connection: Connection, error: Exception, n
         return
     code = getattr(error, "code", 0)
     notice = connection.notice
-    why = f": {notice.code} {notice.hint}".rstrip() if notice is not None else ""
-    core.end(AccessDenied(f"the server refused this client with close code {code}{why}; check the access token"), now)
+    said = f"{notice.code} {notice.hint}".rstrip() if notice is not None else getattr(error, "reason", "")
+    why = f" ({said})" if said else ""
+    text = f"the server refused this client with close code {code}{why}; the session has ended: check access_token="
+    core.end(AccessDenied(text), now)
 
 
 def after_fatal(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
     """Fatal for the endpoint; for the session where no other endpoint is left."""
     core.fatal[connection.url] = error
     if connection.opened_at is not None or core.violations >= MAX_VIOLATIONS or len(core.fatal) >= len(core.pool.urls):
-        core.end(error, now)
+        core.end(final(core, error), now)
     else:
         retry_later(core, connection, now)
+
+
+def final(core: Conversation, error: Exception) -> Exception:
+    """Return the error that ends the session: what happened, that it would happen again, and where to look."""
+    times = f" {core.violations} times in a row" if core.violations >= MAX_VIOLATIONS else ""
+    where = SIZES.get(error.code) if isinstance(error, ConnectionLost) else None
+    where = where or "see whether the URL is the right one, and what the server's log says"
+    ending = f"so the session has ended. Trying again would not help: {where}"
+    ended: ConnectionLost | RemoteProtocolError
+    if isinstance(error, RemoteProtocolError):
+        text = f"the server broke the protocol{times} ({error}), {ending}"
+        ended = RemoteProtocolError(text, code=error.code)
+        ended.hint = error.hint
+    elif isinstance(error, ConnectionLost):
+        again = f",{times}" if times else ""
+        text = f"{error}{again}, {ending}"
+        ended = ConnectionLost(text, code=error.code, reason=error.reason, rcvd=error.rcvd, sent=error.sent)
+    else:
+        return error
+    ended.retryable = False
+    ended.__cause__ = error
+    return ended
 
 
 def after_too_big(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
     """The oldest unconfirmed message of the connection fails; twice in a row without an ack between is fatal."""
     core.too_big += 1
     if core.too_big >= 2:
-        core.end(error, now)
+        core.end(final(core, error), now)
         return
     for lane in core.outbox.writable():
         if connection.cursors.get(lane.key, 0) > lane.first:
@@ -140,7 +172,8 @@ def after_superseded(core: Conversation, connection: Connection, error: Exceptio
         retry_later(core, connection, now)
         return
     if is_contested(core, now):
-        core.end(SessionTakenOver("another process resumed this session twice; this Client has ended"), now)
+        text = "another process resumed this session twice, so this Client has ended; each process must open its own"
+        core.end(SessionTakenOver(text), now)
         return
     core.foreign_at = now
     if not core.is_racing():
@@ -156,16 +189,16 @@ def check_connection(core: Conversation, connection: Connection, now: float) -> 
     if connection.number not in core.connections:
         return
     if connection.deadline is not None and now >= connection.deadline:
-        what = connection.phase.value
+        what = connection.phase
         core.actions.append(Shut(connection.number, 1001, "no welcome in time"))
-        lose(core, connection, ConnectTimeout(f"no welcome in time, the connection was still {what}"), now)
+        lose(core, connection, ConnectTimeout(f"Retry(connect_timeout=) passed: {WAITING[what]}"), now)
         return
     live = connection.liveness
     if live is None:
         return
     if live.lost(now):
         core.actions.append(Shut(connection.number, 1001, "keepalive timeout"))
-        silent = ConnectionLost("the server was silent for too long", code=1006, reason="keepalive timeout")
+        silent = ConnectionLost("the server was silent for too long (Keepalive)", code=1006, reason="keepalive timeout")
         lose(core, connection, silent, now)
     elif live.ping_due(now):
         core.echo += 1

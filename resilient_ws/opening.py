@@ -118,11 +118,14 @@ def start(driver: Driver, arguments: Arguments) -> None:
             raise session.error
         if performer.has_ended:
             cause = performer.failure or session.error or SessionClosed("the server ended the session at once")
-            raise ConnectError(f"no session was opened: {cause}") from cause
+            failed = ConnectError(f"no session was opened: {cause}")
+            failed.retryable = getattr(cause, "retryable", False)
+            raise failed from cause
         return session.welcomed_once
 
     driver.start()
     if arguments.wait and not driver.pump(is_open, deadline):
-        last = session.last_error
-        where = f"from {len(arguments.urls)} endpoint(s) within open_timeout={timeout:g} s"
-        raise ConnectTimeout(f"no welcome {where}" + ("" if last is None else f"; the last attempt: {last}")) from last
+        last, count = session.last_error, len(arguments.urls)
+        why = session.waits_for if last is None else f"the last attempt: {last}"
+        where = f"from {count} endpoint{'s' * (count > 1)} within open_timeout={timeout:g} s"
+        raise ConnectTimeout(f"no welcome {where}; {why}") from last

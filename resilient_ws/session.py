@@ -19,7 +19,7 @@ from resilient_ws.exceptions import Rejected, RemoteProtocolError, SessionClosed
 from resilient_ws.frames import Batch, Frame, Payload, Position, Start, size_of
 from resilient_ws.hearing import dispatch
 from resilient_ws.inbox import Run
-from resilient_ws.losing import check_connection, forgive_lateness, lose
+from resilient_ws.losing import WAITING, check_connection, forgive_lateness, lose
 from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, SessionState, next_session_state
 
 __all__ = ["Action", "Dial", "Role", "Run", "Session", "SessionState", "Shut", "Write"]
@@ -103,7 +103,8 @@ class Session:
             raise SessionClosed(f"the session is {self._core.state.value}: nothing more is accepted; open a new Client")
         size = size_of(data)
         if size > self._core.max_message:
-            raise Rejected(stream, 0, "too_large", f"{size} bytes, at most {self._core.max_message} are allowed here")
+            limit = f"at most {self._core.max_message} may be sent (Wire.max_message, or the server's own limit)"
+            raise Rejected(stream, 0, "too_large", f"{size} bytes, {limit}; split it, the session goes on")
         if self._core.outbox.is_full(size) and not self._make_room(stream, size):
             return self._core.outbox.producer, 0
         self._core.now = now
@@ -291,6 +292,12 @@ class Session:
     def last_error(self) -> Exception | None:
         """What ended the last attempt or connection."""
         return self._core.last_error
+
+    @property
+    def waits_for(self) -> str:
+        """What a connection without a welcome waits for, empty where there is none."""
+        waiting = [WAITING[c.phase] for c in self._core.connections.values() if c.phase in WAITING]
+        return waiting[0] if waiting else ""
 
     @property
     def welcomed_once(self) -> bool:

@@ -220,7 +220,8 @@ class Transport:
         rcvd, sent = self._decoder.closed, self._sent_close
         code, reason = rcvd or sent or (1006, "")
         reason = "".join(char for char in reason if char.isprintable())
-        text = f"{self.peer}: {what} (close code {code})"
+        said = f": {reason}" if rcvd is not None and reason else ""
+        text = f"{self.peer}: {what} (close code {code}{said})"
         return ConnectionLost(text, code=code, reason=reason, rcvd=rcvd, sent=sent)
 
     # -- writing
