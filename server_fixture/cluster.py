@@ -337,7 +337,12 @@ class Cluster:
 
         Returns:
             The op for the checker, or None where the stream does not exist.
+
+        Raises:
+            ValueError: The store is a node's own memory, which nobody else can read.
         """
+        if self._store == "memory":
+            raise ValueError("the memory of a node cannot be read from outside: use backplane='redis'")
         from server_fixture.backplane.inspect import read_all
 
         epoch, first, _, entries = read_all(self._store, stream)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from node_peer import ask, connected
+import websocket
+from node_peer import Peer, ask, connected
 
-from resilient_ws.frames import Batch, HelloStream
+from resilient_ws.frames import Ack, Batch, HelloStream
 from server_fixture.cluster import ChildFailed, Cluster
 from server_fixture.history import Effect
 
@@ -141,11 +142,41 @@ def test_silent_store_closes_sessions_and_fails_the_health_check() -> None:
             assert peer.wait_closed().code == 1013
             status, _, said = ask(cluster.urls[0] + "healthz")
             assert (status, said["status"]) == (503, "the backplane does not answer")
+            with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+                Peer(cluster.urls[0])
+            assert refused.value.status_code == 503
+            assert refused.value.resp_headers["retry-after"] == "1"
         finally:
             cluster.engine.resume()
         assert wait_until(lambda: ask(cluster.urls[0] + "healthz")[0] == 200)
         with connected(cluster.urls[0]) as again:
             again.hello()
+
+
+def test_flood_stops_at_the_nodes_bound() -> None:
+    """While the store stands still a node takes no more than its bound from a peer; then everything is committed."""
+    flags = {"step-timeout": 20, "keepalive": 20}
+    payload = b"x" * (1 << 16)
+    with Cluster(1, flags=flags) as cluster, connected(cluster.urls[0]) as peer:
+        peer.hello()
+        assert cluster.engine is not None
+        cluster.engine.pause()
+        peer.socket.settimeout(1.0)
+        sent = 0
+        with contextlib.suppress(websocket.WebSocketTimeoutException):
+            while sent < 1000:
+                peer.send(Batch("flood", sent + 1, [payload]))
+                sent += 1
+        cluster.engine.resume()
+        assert 64 < sent < 500, "4 MiB and what the kernel holds, not 62 MiB"
+        peer.socket.settimeout(10.0)
+        assert peer.wait(Ack, lambda ack: any(mark.seq >= sent for mark in ack.committed))
+
+
+def test_memory_cannot_be_read_from_outside() -> None:
+    """The final read of a node without a store says why there is none."""
+    with Cluster(1, backplane="memory") as cluster, pytest.raises(ValueError, match="cannot be read"):
+        cluster.final_read("any")
 
 
 def test_node_that_dies_by_itself_is_reported(tmp_path: Path) -> None:
