@@ -33,6 +33,7 @@ from resilient_ws.opening import Dialer, log, make_driver, start, weakly
 from resilient_ws.performing import LEAVE_TIMEOUT
 from resilient_ws.receiving import Receivers
 from resilient_ws.sending import Sender, compact_json
+from resilient_ws.wired import Transport
 
 EXIT_FLUSH_TIMEOUT = 10.0
 """Seconds that leaving a ``with`` block waits for acks."""
@@ -123,19 +124,15 @@ class Client:
     ) -> None:
         self._is_closed = False
         self._arguments = arguments
+        self._dialer = dialer
         self._callbacks = Callbacks()
         self._events_dropped = 0
-        self._driver = make_driver(arguments, dialer, self, self._callbacks, clock, rng or random.Random())
+        self._driver = make_driver(arguments, self, self._callbacks, clock, rng or random.Random())
         self._performer = self._driver.performer
         self._session = self._performer.session
-        end_error = weakly(self, Client._end_error)
-        self._receivers = Receivers(driver=self._driver, arguments=arguments, end_error=end_error)
-        self._sender = Sender(
-            driver=self._driver,
-            arguments=arguments,
-            end_error=end_error,
-            is_only_receiver=self._receivers.is_only_mine,
-        )
+        parts: Any = {"driver": self._driver, "arguments": arguments, "end_error": weakly(self, Client._end_error)}
+        self._receivers = Receivers(**parts)
+        self._sender = Sender(**parts, is_only_receiver=self._receivers.is_only_mine)
 
     def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else self._performer.clock() + timeout
@@ -293,13 +290,13 @@ class Client:
         Args:
             flush_timeout: Seconds to wait for acks before.
         """
-        self._close(flush_timeout, end=False)
+        self._close(flush_timeout)
 
     def end_session(self) -> None:
         """Say ``bye`` and close: the cluster forgets the session at once."""
-        self._close(0.0, end=True)
+        self._close(end=True)
 
-    def _close(self, flush_timeout: float, *, end: bool) -> None:
+    def _close(self, flush_timeout: float = 0.0, *, end: bool = False, leave_timeout: float = LEAVE_TIMEOUT) -> None:
         driver, performer = self._driver, self._performer
         if performer.is_forked or process.is_ending_for_good():
             return
@@ -308,7 +305,7 @@ class Client:
             driver.pump(lambda now: session.is_flushed or performer.has_ended, self._deadline(flush_timeout))
         self._is_closed = self._receivers.is_closed = self._sender.is_closed = True
         if driver.end(end=end):
-            driver.pump(lambda now: performer.connections.are_gone, performer.clock() + LEAVE_TIMEOUT * 1.5)
+            driver.pump(lambda now: performer.connections.are_gone, performer.clock() + leave_timeout)
 
     def __enter__(self) -> Client:
         return self
@@ -319,7 +316,7 @@ class Client:
         if self._is_closed or self._performer.is_forked:
             return
         if kind is not None:
-            self.close()
+            self._close(leave_timeout=0.0)  # the keeper waits for the answer to our close frame
             return
         try:
             self.flush(EXIT_FLUSH_TIMEOUT)
@@ -390,6 +387,9 @@ class Client:
         with self._performer.step():
             self._callbacks.add(receipt, callback)
         self._performer.perform()
+
+    def _open_transport(self, url: str, timeout: float, cancelled: Callable[[], bool]) -> Transport:
+        return self._dialer(url, self._arguments.dial_options(timeout), cancelled=cancelled)
 
     def _report(self, event: Event) -> None:
         """Tell the log and the user of an event."""

@@ -95,47 +95,56 @@ class Driver:
         Returns:
             Whether it became true.
         """
-        performer, me = self.performer, threading.get_ident()
-        is_last = False
+        performer = self.performer
+        is_ready = is_last = False
         while True:
             with performer.step() as now:
-                if ready(now):
-                    return True
-                if is_last:
-                    return False
+                is_ready = ready(now)
+                is_over = is_ready or is_last
                 is_last = deadline is not None and now >= deadline
-                # Our own number here means that an interrupt hit an earlier turn of this thread.
-                is_ours = self._reader is None or self._reader == me
                 has_work = performer.settled()
-                if is_ours:
-                    self._reader = me
-                elif not has_work:
+                if is_over and not has_work:
+                    self._nudge()
+                elif not is_over and not has_work and not self._is_free():
                     self._changed.wait(None if deadline is None else max(0.0, deadline - now))
             if has_work:
                 performer.perform()
-            if is_ours:
-                self._turn(deadline)
+            if is_over:
+                return is_ready
+            self._turn(deadline)
+
+    def _is_free(self) -> bool:
+        # Our own number: an interrupt hit an earlier turn of this thread, or we are in a signal handler above one.
+        return self._reader is None or self._reader == threading.get_ident()
 
     def _turn(self, deadline: float | None) -> None:
-        """Wait for the sockets once and take what came; the ticket is ours, and is given back in any case."""
+        """Wait for the sockets once and take what came, if the ticket is free; it is given back in any case."""
         try:
             with self.performer.step():
+                if not self._is_free():
+                    return
+                self._reader = threading.get_ident()
                 waiter, timeout = self._prepare(deadline)
             ready = waiter.wait(timeout)
             self._is_sleeping = False
             self._take_in(ready)
         finally:
-            with self.performer.lock:
-                now = self._left_at = self.performer.clock()
-                self._reader = None
-                self._is_sleeping = False
-                self._turns += 1
-                if self.performer.connections.are_gone:
-                    self._put_waiter_back()
-                is_unarmed, self._is_armed = not self._is_armed, True
-                self._changed.notify_all()
-            if is_unarmed:
-                self._keeper.ask(self, now + USER_IDLE)
+            self._give_back()
+
+    def _give_back(self) -> None:
+        with self.performer.lock:
+            if self._reader != threading.get_ident():
+                return
+            now = self._left_at = self.performer.clock()
+            self._reader = None
+            self._is_sleeping = False
+            self._turns += 1
+            if self.performer.connections.are_gone:
+                self._put_waiter_back()
+            is_unarmed, self._is_armed = not self._is_armed, True
+            self._changed.notify_all()
+        if is_unarmed:
+            self._keeper.ask(self, now + USER_IDLE)
 
     def _prepare(self, deadline: float | None) -> tuple[Waiter, float | None]:
         if self._is_kept:
@@ -166,6 +175,8 @@ class Driver:
     def _nudge(self) -> None:
         """Wake whoever waits, if it would now have to wait differently; the lock is held."""
         self._changed.notify_all()
+        if not self._is_sleeping and not self._is_kept and self._is_armed:
+            return  # somebody is about to look
         at = self._next_deadline()
         if self._is_sleeping and self._waiter is not None:
             is_earlier = at is not None and (self._planned is None or at < self._planned)
@@ -193,8 +204,8 @@ class Driver:
                 one.items, one.error = [], ConnectionLost("the reading thread was interrupted")
             self._tell(arrived)
             raise
-        self._tell(arrived)
-        self.performer.perform()
+        if self._tell(arrived):
+            self.performer.perform()
 
     def _read(self, one: _Arrived) -> None:
         wired = one.wired
@@ -213,11 +224,12 @@ class Driver:
             _log.exception("resilient_ws.decoding_failed")
             one.error = RemoteProtocolError(f"the dialect's decoder failed with {type(error).__name__}")
 
-    def _tell(self, arrived: Sequence[_Arrived]) -> None:
+    def _tell(self, arrived: Sequence[_Arrived]) -> bool:
         with self.performer.step() as now:
             for one in arrived:
                 self._tell_one(one, now)
             self._run_timers(now)
+            return self.performer.settled()
 
     def _tell_one(self, one: _Arrived, now: float) -> None:
         wired, performer = one.wired, self.performer

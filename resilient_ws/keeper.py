@@ -211,6 +211,7 @@ class Keeper:
     _heap: list[tuple[float, int, Kept]] = attrs.field(factory=list)
     _count: Any = attrs.field(factory=itertools.count)
     _is_stopped: bool = False
+    is_running: bool = False
 
     def start(self) -> None:
         self._selector.register(self._waker, selectors.EVENT_READ, None)
@@ -240,11 +241,13 @@ class Keeper:
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self.is_running = True
         while not self._is_stopped:
             try:
                 self._round()
             except Exception:
                 _log.exception("resilient_ws.keeper_failed")
+        self.is_running = False
 
     def _round(self) -> None:
         now = time.monotonic()

@@ -25,10 +25,12 @@ Dialer = Callable[..., Transport]
 """``dialer(url, options, cancelled=) -> transport``, as ``resilient_ws.transport.dial``."""
 
 
-class Listening(Protocol):
-    """What hears of events."""
+class Owner(Protocol):
+    """The Client, as seen from here."""
 
     def _report(self, event: Event) -> None: ...
+
+    def _open_transport(self, url: str, timeout: float, cancelled: Callable[[], bool]) -> Transport: ...
 
 
 def make_session(arguments: Arguments, now: float, rng: Any) -> Session:
@@ -52,12 +54,16 @@ def make_session(arguments: Arguments, now: float, rng: Any) -> Session:
 
 
 def make_driver(
-    arguments: Arguments, dialer: Dialer, owner: Listening, callbacks: Callbacks, clock: Callable[[], float], rng: Any
+    arguments: Arguments, owner: Owner, callbacks: Callbacks, clock: Callable[[], float], rng: Any
 ) -> Driver:
-    """Make what drives the session; it refers to ``owner`` weakly."""
+    """
+    Make what drives the session.
+
+    It refers to ``owner`` weakly, and to no function of the user's: those are often methods of what holds the Client.
+    """
     performer = Performer(
         session=make_session(arguments, clock(), rng),
-        opener=_make_opener(arguments, dialer),
+        opener=_make_opener(weakref.ref(owner)),
         make_codec=arguments.dialect.client,
         listener=_make_listener(weakref.ref(owner)),
         callbacks=callbacks,
@@ -66,9 +72,13 @@ def make_driver(
     return Driver(performer=performer, write_timeout=arguments.wire.write_timeout)
 
 
-def _make_opener(arguments: Arguments, dialer: Dialer) -> Opener:
+def _make_opener(owner: weakref.ref[Any]) -> Opener:
     def open_transport(url: str, timeout: float, cancelled: Callable[[], bool]) -> Transport:
-        return dialer(url, arguments.dial_options(timeout), cancelled=cancelled)
+        opening = owner()
+        if opening is None:
+            raise SessionClosed("the Client is gone")
+        opened: Transport = opening._open_transport(url, timeout, cancelled)
+        return opened
 
     return open_transport
 

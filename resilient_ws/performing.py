@@ -44,6 +44,15 @@ LEAVE_TIMEOUT = 1.0
 _log = logging.getLogger("resilient_ws.driver")
 
 
+@attrs.define(eq=False)
+class _Written:
+    """What became of a write: everything is out, some of it waits in the transport, or the connection is dead."""
+
+    wired: Wired
+    is_out: bool
+    error: Exception | None = None
+
+
 @attrs.define(eq=False, kw_only=True)
 class Performer:
     """
@@ -129,31 +138,35 @@ class Performer:
 
     def perform(self) -> None:
         """Carry out what the session decided; if another thread is at it, it does ours too."""
-        me = threading.get_ident()
-        with self.lock:
-            # Our own number here means that an interrupt hit an earlier perform() of this thread.
-            if self._performer is not None and self._performer != me:
-                return
-            self._performer = me
         action: Action | None = None
+        written: _Written | None = None
         try:
-            while True:
-                action = None
-                with self.lock:
-                    self.begin()
-                    if not self.settled():
-                        self._performer = None
-                        self.nudge()
-                        return
-                    found, self._events = self._events, []
-                    action = self._todo.popleft() if self._todo else None
+            while (taken := self._take(written)) is not None:
+                found, action = taken
                 if found:
                     self.listener(found)
-                if action is not None:
-                    self._carry_out(action)
+                written = None if action is None else self._carry_out(action)
         except BaseException:
             self._drop(action)
             raise
+
+    def _take(self, written: _Written | None) -> tuple[list[Event], Action | None] | None:
+        """Tell what became of the last write and take what is next; None where this thread has nothing more to do."""
+        me = threading.get_ident()
+        with self.lock:
+            # Our own number here is this perform(), or one of this thread that an interrupt ended.
+            if self._performer is not None and self._performer != me:
+                return None
+            self._performer = me
+            self.begin()
+            if written is not None:
+                self._report(written, self.clock())
+            if not self.settled():
+                self._performer = None
+                self.nudge()
+                return None
+            found, self._events = self._events, []
+            return found, self._todo.popleft() if self._todo else None
 
     def _drop(self, action: Action | None) -> None:
         """Give up what an interrupt left half done."""
@@ -164,33 +177,34 @@ class Performer:
             self.connections.dialling.discard(action.conn)
             self.lose(action.conn, ConnectionLost("the writing thread was interrupted"), now)
 
-    def _carry_out(self, action: Action) -> None:
+    def _carry_out(self, action: Action) -> _Written | None:
         if isinstance(action, Write):
-            self._write(action)
-        elif isinstance(action, Dial):
+            return self._write(action)
+        if isinstance(action, Dial):
             self._dial(action)
         else:
             self._shut(action)
+        return None
 
-    def _write(self, action: Write) -> None:
+    def _write(self, action: Write) -> _Written | None:
         wired = self.connections.live.get(action.conn)
         if wired is None:
-            return
-        error: Exception | None = None
-        is_out = False
+            return None
         try:
-            is_out = wired.transport.write(wired.codec.encode(action.items))
+            return _Written(wired, wired.transport.write(wired.codec.encode(action.items)))
         except LocalProtocolError as refused:
             _log.exception("resilient_ws.encoding_failed")
-            error = ConnectionLost(f"the dialect could not encode: {refused}")
+            return _Written(wired, False, ConnectionLost(f"the dialect could not encode: {refused}"))
         except (ResilientWSError, MemoryError) as lost:
-            error = lost
-        with self.step() as now:
-            wired.progress(now)
-            if error is not None:
-                self.lose(action.conn, error, now)
-            elif is_out:
-                self.check_written(action.conn, now)
+            return _Written(wired, False, lost)
+
+    def _report(self, written: _Written, now: float) -> None:
+        wired = written.wired
+        wired.progress(now)
+        if written.error is not None:
+            self.lose(wired.conn, written.error, now)
+        elif written.is_out:
+            self.check_written(wired.conn, now)
 
     def check_written(self, conn: int, now: float) -> None:
         """Tell the session that everything is out, if nothing is on its way to the transport; in a step."""

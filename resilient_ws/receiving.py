@@ -19,6 +19,7 @@ from resilient_ws.driver import Driver
 from resilient_ws.events import DeadLettered, Event, Message, Owner
 from resilient_ws.exceptions import Gap, SessionLost
 from resilient_ws.inbox import Run
+from resilient_ws.session import Session
 
 MOST_AHEAD = 64
 """Messages that a fast receiver takes at once."""
@@ -191,7 +192,7 @@ class Receivers:
 
     def __attrs_post_init__(self) -> None:
         if self.arguments.inbox.ack == "auto":
-            self.driver.before_timers = self._tell_progress
+            self.driver.before_timers = _make_progress(self.driver.performer.session, self._all)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -254,14 +255,16 @@ class Receivers:
                 raise self.end_error()
             return False
 
-        is_there = self.driver.pump(take, deadline)
-        performer.perform()
-        if not is_there:
+        if not self.driver.pump(take, deadline):
             raise TimeoutError("no message came in time; the session goes on")
 
-    def _tell_progress(self, now: float) -> None:
+
+def _make_progress(session: Session, receivers: weakref.WeakSet[Receiver]) -> Callable[[float], None]:
+    # No method: the driver must not refer to the user's functions, which may refer to the Client.
+    def tell(now: float) -> None:
         """Tell the session how far each receiver is with what it took ahead; in a step."""
-        session = self.driver.performer.session
-        for receiver in list(self._all):
+        for receiver in list(receivers):
             for stream, epoch, offset in receiver.handled():
                 session.ack(stream, epoch, offset, receiver.number, now)
+
+    return tell
