@@ -647,6 +647,16 @@ def test_frames_split_anywhere_decode_as_whole(parts: list[Part], data: st.DataO
     assert not decoder.has_partial
 
 
+@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+def test_header_split_anywhere(size: int) -> None:
+    """A header of two, four or ten bytes that arrives one byte at a time is the same header."""
+    wire, decoder = frame(TEXT, b"x" * size) + frame(BINARY, b"next"), Decoder(1 << 20)
+    received = [message for byte in wire[:12] for message in decoder.feed(bytes([byte]))]
+    received += decoder.feed(wire[12:])
+    assert received == ["x" * size, b"next"]
+    assert not decoder.has_partial
+
+
 @settings(max_examples=300, deadline=None)
 @given(reads=st.lists(st.binary(max_size=60), max_size=10), limit=st.integers(1, 100))
 def test_any_bytes_end_in_messages_or_a_failure(reads: list[bytes], limit: int) -> None:

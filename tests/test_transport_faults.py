@@ -466,6 +466,17 @@ def test_H15_cut_101(count: int) -> None:
     assert (error.status, error.retryable) == (None, True)
 
 
+def test_H15_reset_before_the_answer() -> None:
+    """An RST in place of the answer is worth trying again, and is no bare ConnectionResetError."""
+
+    def behave(caller: Caller) -> None:
+        caller.read_request()
+        caller.reset()
+
+    error = rejected(behave)
+    assert (error.status, error.retryable) == (None, True)
+
+
 @pytest.mark.parametrize(
     "banner",
     [
