@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import takewhile
 
 import attrs
 
@@ -116,7 +117,8 @@ class Lane:
         items = self._items[start : start + _BATCH_MESSAGES]
         head = items[0]
         if isinstance(head, Void):
-            return Batch(self.stream, seq, [b""], producer=producer, void=head.code)
+            alike = list(takewhile(lambda item: item == head, items))
+            return Batch(self.stream, seq, [b""] * len(alike), producer=producer, void=head.code)
         payloads: list[Payload] = []
         size = 0
         for item in items:

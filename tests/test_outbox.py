@@ -153,6 +153,19 @@ def test_a_withdrawn_message_is_a_tombstone_that_consumes_its_seq() -> None:
     assert isinstance(box.outcome(PRODUCER, "s", 2), Rejected)
 
 
+def test_tombstones_of_one_code_share_a_batch() -> None:
+    """A client that dropped many while it was offline does not write a frame for each."""
+    box = unacked(max_messages=80, policy="drop_oldest")
+    for _ in range(200):
+        box.drop_oldest(1)
+        box.accept("s", "x", 1)
+    lane = lane_of(box)
+    sizes = [(len(batch.payloads), batch.void) for batch in (lane.batch(seq, 0) for seq in (1, 65, 120, 121))]
+    assert sizes == [(64, "dropped"), (56, "dropped"), (1, "dropped"), (64, None)]
+    box.give_up(lane, 121)
+    assert len(lane.batch(65, 0).payloads) == 56
+
+
 def test_giving_up_fails_receipts_as_indefinite() -> None:
     """What may or may not be stored fails with Undelivered; a tombstone in between keeps its own reason."""
     box = filled("a", "big", "c", "d")
