@@ -87,6 +87,11 @@ class Connection:
         self.received_messages += len(batch.payloads)
         self.received_bytes += sum(map(size_of, batch.payloads))
 
+    @property
+    def is_overdrawn(self) -> bool:
+        """More arrived than was granted."""
+        return self.received_messages > self.granted.messages or self.received_bytes > self.granted.bytes
+
     def outstanding(self) -> tuple[int, int]:
         """Return (messages, bytes) that the server may still send under the present grant."""
         return (

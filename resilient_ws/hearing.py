@@ -17,7 +17,7 @@ from resilient_ws.exceptions import Gap, Rejected, RemoteProtocolError, SessionL
 from resilient_ws.frames import Batch, Frame
 from resilient_ws.inbox import Arrival
 from resilient_ws.liveness import Liveness
-from resilient_ws.losing import is_contested, resume
+from resilient_ws.losing import is_contested, promote, resume
 from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, next_session_state
 from resilient_ws.welcome import Identity, check_welcome, settle
 
@@ -61,6 +61,7 @@ def on_welcome(core: Conversation, connection: Connection, welcome: frames.Welco
     if welcome.verdict == "resumed":
         core.counts["resumes"] += 1
         core.events.append(events.Resumed(conn=connection.number, node=welcome.node, resent=unacked))
+    core.next_hello(now)
 
 
 def become_primary(core: Conversation, connection: Connection, welcome: frames.Welcome, now: float) -> None:
@@ -145,11 +146,15 @@ def on_standing(core: Conversation, connection: Connection, frame: frames.Standi
     connection.deadline = None
     connection.node = frame.node
     connection.liveness = _liveness(core, None, now)
-    core.next_hello(now)
+    promote(core, now)
 
 
 def on_batch(core: Conversation, connection: Connection, batch: Batch, now: float) -> None:
     connection.arrived(batch)
+    if connection.is_overdrawn:
+        raise RemoteProtocolError(
+            "the server sent more than it was granted", hint="both totals of `credit` bind it (rule 9)", code=4400
+        )
     found = core.inbox.data(batch)
     if found is Arrival.HOLE:
         resume(core, connection, now)
@@ -229,8 +234,9 @@ def riders(core: Conversation, connection: Connection, frame: frames.Ping | fram
 
 def on_drain(core: Conversation, connection: Connection, frame: frames.Drain, now: float) -> None:
     core.events.append(events.DrainNoticed(conn=connection.number, within=frame.within))
+    connection.spread = frame.spread
     if Role.SUCCESSOR in core.settings.roles and connection is core.primary and not core.is_racing():
-        core.dial(now, Role.SUCCESSOR)
+        core.plan(core.rng.uniform(0.0, min(frame.jitter, frame.within)), now)
 
 
 def on_error(core: Conversation, connection: Connection, frame: frames.Error, now: float) -> None:

@@ -33,6 +33,8 @@ def check_welcome(hello: Hello, welcome: Welcome, known: Identity | None) -> Non
     Raises:
         RemoteProtocolError: It contradicts the hello or itself; the text says where.
     """
+    if hello.standby:
+        raise _contradiction("it answers the hello of a spare, which only `standing` does")
     if welcome.verdict == "resumed":
         if hello.session is None:
             raise _contradiction("it resumes a session that the hello did not name")
