@@ -20,7 +20,7 @@ from resilient_ws.exceptions import (
     RemoteProtocolError,
     SessionTakenOver,
 )
-from resilient_ws.state import ConnectionInput, Phase, Role, SessionState
+from resilient_ws.state import ConnectionInput, Phase, Role
 
 FOREIGN_WINDOW = 60.0
 """A second foreign 4409 within this many seconds ends the session (rule 4)."""
@@ -38,6 +38,7 @@ SIZES = {1009: "one side sends larger messages than the other takes; see Wire(ma
 
 def lose(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
     """A connection ended, a dial failed, or a rule was broken: forget it, report it, treat it."""
+    core.check_stable(now)
     core.forget(connection)
     code = error.code if isinstance(error, (ConnectionLost, RemoteProtocolError)) else 0
     if isinstance(error, RemoteProtocolError):
@@ -49,11 +50,15 @@ def lose(core: Conversation, connection: Connection, error: Exception, now: floa
     connection.step(ConnectionInput.LOST)
     core.last_error = error
     core.pool.failed(connection.url, now)
+    if core.primary is not None:  # a spare, or one on its way: the session goes on where it is
+        core.next_hello(now)
+        return
     AFTER_LOSS[treatment(core, connection, error)](core, connection, error, now)
 
 
 def resume(core: Conversation, connection: Connection, now: float) -> None:
     """Something is missing on this connection: a new hello settles it (rule 7)."""
+    core.check_stable(now)
     core.actions.append(Shut(connection.number, _RESUME_CODE, "a message is missing: resuming"))
     connection.step(ConnectionInput.LEAVE)
     core.forget(connection)
@@ -73,10 +78,8 @@ def treatment(core: Conversation, connection: Connection, error: Exception) -> T
 
 def retry_later(core: Conversation, connection: Connection, now: float) -> None:
     """Plan the next attempt, unless another connection is on its way or a spare stands by."""
-    if core.state is SessionState.ENDED:
-        return
     promote(core, now)
-    if core.primary is not None or core.is_racing():
+    if core.is_racing():
         return
     was_open = connection.opened_at is not None
     fresh = core.backoff.failures == 0
@@ -158,9 +161,11 @@ def after_too_big(core: Conversation, connection: Connection, error: Exception, 
         core.end(final(core, error), now)
         return
     for lane in core.outbox.writable():
-        if connection.cursors.get(lane.key, 0) > lane.first:
-            core.events.append(events.MessageRejected(stream=lane.stream, seq=lane.first, code="too_large"))
-            core.outbox.give_up(lane, lane.first)
+        sent = range(lane.first, connection.cursors.get(lane.key, 0))
+        oldest = next((seq for seq in sent if seq not in lane.failures), None)
+        if oldest is not None:
+            core.events.append(events.MessageRejected(stream=lane.stream, seq=oldest, code="too_large"))
+            core.outbox.give_up(lane, oldest)
             break
     retry_later(core, connection, now)
 

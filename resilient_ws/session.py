@@ -185,6 +185,8 @@ class Session:
             return
         connection.step(ConnectionInput.MADE)
         self._core.next_hello(now)
+        if connection.hello is None:
+            connection.deadline = None  # it waits for its turn, and its hello will have a limit of its own
 
     def heard(self, conn: int, now: float) -> None:
         """Bytes arrived: that is life, although nothing is whole yet."""
@@ -233,7 +235,7 @@ class Session:
         if self._core.state is SessionState.ENDED:
             return
         if self._core.dial_at is not None and now >= self._core.dial_at:
-            self._core.dial(now)
+            self._core.dial(now, Role.PRIMARY if self._core.primary is None else Role.SUCCESSOR)
         if self._core.hedge_at is not None and now >= self._core.hedge_at:
             self._core.hedge_at = None
             if self._core.primary is None and self._core.is_racing():
