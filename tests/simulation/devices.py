@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import tenacity
 
 from resilient_ws import events
-from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry, Wire as WireConfig
+from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry
+from resilient_ws.config import Wire as WireConfig
 from resilient_ws.exceptions import ConnectError, Gap, OutboxFull, Rejected, SessionClosed, SessionLost
 from resilient_ws.frames import Position
 from resilient_ws.session import Dial, Role, Session, SessionState, Shut, Write
 from resilient_ws.welcome import Identity
-from tests.simulation.nodes import LARGEST, Node
+from tests.simulation.nodes import LARGEST, TTL, Node
 from tests.simulation.world import Wire, World
-
-import tenacity
 
 CAPABILITIES = Capabilities(positions=True, acks=True, credit=True, resume=True)
 
@@ -43,10 +43,16 @@ class Plan:
     roles: frozenset[Role] = frozenset()
 
 
+FAIR_LOSS = TTL / 2
+"""Seconds in service without a welcome after which a session may be gone: a ttl less its last third and a dead wire."""
+
+
 class Device:
     """One client process; a crash makes a new one of the same plan."""
 
-    def __init__(self, world: World, nodes: list[Node], name: str, plan: Plan, identity: Identity | None = None) -> None:
+    def __init__(
+        self, world: World, nodes: list[Node], name: str, plan: Plan, identity: Identity | None = None
+    ) -> None:
         self.world = world
         self.nodes = {f"ws://{node.name}": node for node in nodes}
         self.name = name
@@ -58,6 +64,9 @@ class Device:
         self.log: dict[str, list[Delivery | Gap]] = {stream: [] for stream in plan.subscribes}
         self.begun: dict[str, Position] = {}
         self.lost_sessions: list[SessionLost] = []
+        self.unfair_losses: list[events.SessionReplaced] = []
+        self.store = nodes[0].store
+        self.heard_at: float | None = None
         self.resumes = 0
         self.events: list[Any] = []
         self.failed: list[Exception] = []
@@ -66,7 +75,7 @@ class Device:
         self._ops = 0
         self._taken: dict[int, list[Any]] = {}
         self.session = Session(
-            urls=list(self.nodes), subscribe={stream: plan.start for stream in plan.subscribes},  # type: ignore[misc]
+            urls=list(self.nodes), subscribe=dict.fromkeys(plan.subscribes, plan.start),  # type: ignore[misc]
             retry=Retry(wait=tenacity.wait_exponential(multiplier=0.1, max=1.0), stable_after=2.0, connect_timeout=2.0,
                         max_connect_timeout=2.5),
             failover=Failover(ejection=0.5, max_ejection=1.0), keepalive=Keepalive(min_timeout=1.0),
@@ -159,11 +168,10 @@ class Device:
         node = self.nodes[action.url]
         if not node.is_up:
             self.session.connection_lost(action.conn, ConnectError("refused"), self.world.now)
-        elif not node.is_paused:
-            if action.conn in self.session._core.connections:
-                wire = self.wires[action.conn] = Wire(self.world, self, node, action.conn)
-                node.accept(wire)
-                self.session.connection_made(action.conn, self.world.now)
+        elif not node.is_paused and action.conn in self.session._core.connections:
+            wire = self.wires[action.conn] = Wire(self.world, self, node, action.conn)
+            node.accept(wire)
+            self.session.connection_made(action.conn, self.world.now)
         self._drive()
 
     def _drive(self) -> None:
@@ -190,11 +198,18 @@ class Device:
             self.events.append(event)
             if isinstance(event, events.Resumed):
                 self.resumes += 1
+            elif isinstance(event, events.SessionReplaced) and self._unheard() < FAIR_LOSS:
+                self.unfair_losses.append(event)
+        if self.session.connected:
+            self.heard_at = self.store.in_service()
         for stream in self.plan.subscribes:
             if stream not in self.begun:
                 position = self.session.position(stream)
                 if position is not None:
                     self.begun[stream] = position
+
+    def _unheard(self) -> float:
+        return 0.0 if self.heard_at is None else self.store.in_service() - self.heard_at
 
     def _timer(self, planned: float) -> None:
         if self.is_alive and planned == self._timer_at and self.session.state is not SessionState.ENDED:

@@ -15,7 +15,7 @@ Fault = Callable[["Schedule"], None]
 
 def cut(s: Schedule) -> None:
     """A connection ends; each side learns of it or has to find out."""
-    if s.world.wires:
+    if s.world.wires and not s.is_healed:
         wire = s.rng.choice(s.world.wires)
         wire.cut(tell_device=s.rng.random() < 0.7, tell_node=s.rng.random() < 0.7)
 
@@ -37,9 +37,10 @@ def one_way(s: Schedule) -> None:
 
 
 def swallow(s: Schedule) -> None:
-    """A node loses one item that it should have sent."""
+    """Data or an ack is lost between two ends that stay connected."""
     if s.world.wires:
-        s.rng.choice(s.world.wires).down.swallow += 1
+        wire = s.rng.choice(s.world.wires)
+        s.rng.choice((wire.up, wire.down, wire.down)).swallow += 1
 
 
 def kill(s: Schedule) -> None:
@@ -73,11 +74,13 @@ def ghost(s: Schedule) -> None:
         for wire in list(s.world.wires):
             if s.rng.random() < 0.7:
                 wire.cut()
-        s.world.after(s.rng.uniform(0.001, 0.03), _pause_for, s, node, s.rng.uniform(2.5, 9.0))
+        begins, seconds = s.rng.uniform(0.001, 0.08), s.rng.uniform(2.5, 9.0)
+        s.world.after(begins, _pause_for, s, node, seconds)
+        s.world.after(begins + seconds - s.rng.uniform(0.0, 0.08), lost_welcome, s)
 
 
 def _pause_for(s: Schedule, node: Node, seconds: float) -> None:
-    if node.is_up and not node.is_paused:
+    if node.is_up and not node.is_paused and not s.is_healed:
         node.pause()
         s.world.after(seconds, node.resume)
 
@@ -90,12 +93,12 @@ def lost_welcome(s: Schedule) -> None:
 
 def store_away(s: Schedule) -> None:
     """Nobody reaches the store for a while, now and then for longer than a ttl."""
-    s.store.is_up = False
+    s.store.go_away()
     s.world.after(s.rng.choice((0.5, 2.0, 4.0, 14.0)), _store_back, s)
 
 
 def _store_back(s: Schedule) -> None:
-    s.store.is_up = True
+    s.store.come_back()
 
 
 def node_off_store(s: Schedule) -> None:
@@ -156,8 +159,8 @@ def nothing(s: Schedule) -> None:
 KINDS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
-        cut, stall, one_way, swallow, kill, kill_all, pause, ghost, lost_welcome, store_away, node_off_store, lost_answer,
-        new_epochs, trim, drain, crash, takeover, publish_private, resubscribe,
+        cut, stall, one_way, swallow, kill, kill_all, pause, ghost, lost_welcome, store_away, node_off_store,
+        lost_answer, new_epochs, trim, drain, crash, takeover, publish_private, resubscribe,
     )
 }  # fmt: skip
 

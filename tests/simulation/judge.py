@@ -74,7 +74,9 @@ def _inbound(s: Schedule, device: Device, stream: str) -> list[str]:
     if device.is_alive and device.session.error is None:
         slot = s.store.memory._find(stream)
         if slot is not None and (slot.epoch, slot.last) != (epoch, offset):
-            found.append(f"L3 {device.name}: {stream} ends at {slot.last}, the device is at {offset} ({slot.epoch == epoch})")
+            found.append(
+                f"L3 {device.name}: {stream} ends at {slot.last}, the device is at {offset} ({slot.epoch == epoch})"
+            )
     return found
 
 
@@ -123,8 +125,8 @@ def _private(device: Device) -> list[str]:
 
 
 def _losses(s: Schedule, device: Device) -> list[str]:
-    if device.lost_sessions and not s.may_lose_sessions:
-        return [f"S7 {device.name}: {device.lost_sessions[0]} although nothing took it away"]
+    if device.unfair_losses and not s.may_lose_sessions:
+        return [f"S7 {device.name}: {device.unfair_losses[0]} although nothing took it away"]
     return []
 
 

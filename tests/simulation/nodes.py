@@ -41,6 +41,7 @@ class Store:
         self.world = world
         self.memory = MemoryBackplane(random.Random(world.rng.getrandbits(64)), retention=retention)
         self.is_up = True
+        self.away = self.away_since = 0.0
         self.cut_off: set[str] = set()
         self.lost_answers = 0
         self.nodes: list[Node] = []
@@ -49,8 +50,23 @@ class Store:
         self.readable: dict[tuple[str, str], dict[int, bytes]] = {}
         world.after(1.0, self._tick)
 
+    def go_away(self) -> None:
+        if self.is_up:
+            self.is_up, self.away_since = False, self.world.now
+
+    def come_back(self) -> None:
+        if not self.is_up:
+            self.is_up = True
+            self.away += self.world.now - self.away_since
+
+    def in_service(self) -> float:
+        """Return the seconds for which the store could be reached so far: what a ttl counts (rule 1)."""
+        return self.world.now - self.away - (0.0 if self.is_up else self.world.now - self.away_since)
+
     def _tick(self) -> None:
-        if self.is_up and any(node.is_up and not node.is_paused and node.name not in self.cut_off for node in self.nodes):
+        if self.is_up and any(
+            node.is_up and not node.is_paused and node.name not in self.cut_off for node in self.nodes
+        ):
             for bucket in sorted(self.buckets):
                 self.memory.step(Tick(bucket=bucket), self.world.now)
         self.world.after(1.0, self._tick)
@@ -226,7 +242,9 @@ class Node:
                 wire.to_device(action.items)
             elif isinstance(action, Call):
                 life, call = self.life, action.id
-                self.store.request(self, action.request, lambda a, life=life, call=call: self._answer(life, wire, call, a))
+                self.store.request(
+                    self, action.request, lambda a, life=life, call=call: self._answer(life, wire, call, a)
+                )
             elif isinstance(action, Watch):
                 self._watchers.setdefault(action.stream, {})[wire] = None
             elif isinstance(action, Unwatch):

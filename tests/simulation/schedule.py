@@ -40,6 +40,7 @@ class Schedule:
         self.store = Store(self.world, retention=self.rng.choice((10_000, 10_000, 30)))
         self.nodes = [Node(self.world, self.store, f"n{i}") for i in range(self.rng.choice((2, 3)))]
         self.streams = ["a", "b"]
+        self.is_healed = False
         self.has_new_epochs = False
         self.may_lose_sessions = False
         self.was_taken_over = False
@@ -114,6 +115,9 @@ class Schedule:
         violations: list[str] = []
         for _ in range(self.rng.randint(3, 12)):
             self.world.at(self.rng.uniform(1.0, LOAD), self._fault, 0.0)
+        if self.mix == "swallow":  # what is lost last is noticed by nothing that follows
+            for _ in range(4):
+                self.world.at(self.rng.uniform(LOAD - 1.0, LOAD), self._fault, 0.0)
         try:
             self.world.run(LOAD)
             self._heal()
@@ -130,7 +134,8 @@ class Schedule:
         return Result(self.world.seed, self.world.steps, self.world.faults, resumes, violations, self.world.trace)
 
     def _heal(self) -> None:
-        self.store.is_up = True
+        self.is_healed = True
+        self.store.come_back()
         self.store.cut_off.clear()
         self.store.lost_answers = 0
         for node in self.nodes:

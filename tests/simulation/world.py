@@ -15,9 +15,8 @@ from resilient_ws.dialects.native import Native
 from resilient_ws.exceptions import ConnectionLost
 from resilient_ws.frames import Ack, Batch
 
-
 SWALLOWED = (Batch, Ack)
-"""What a faulty node may lose on the way: the protocol notices data and acks, by numbers that ride on pings."""
+"""What may be lost on the way: the protocol notices data and acks, by numbers that ride on pings."""
 MOST_STEPS = 100_000
 """More than any schedule needs: beyond it something spins."""
 
@@ -128,16 +127,18 @@ class Wire:
         return list(reader.decode(writer.encode(items)))
 
     def to_node(self, items: list[Any]) -> None:
-        self.up.pass_on(self.node.wire_received, self, self._items(self.up, items))
+        self.up.pass_on(self.node.wire_received, self, self._lossy(self.up, self._items(self.up, items)))
 
     def to_device(self, items: list[Any]) -> None:
-        items = self._items(self.down, items)
+        self.down.pass_on(self.device.wire_received, self, self._lossy(self.down, self._items(self.down, items)))
+
+    def _lossy(self, pipe: Pipe, items: list[Any]) -> list[Any]:
         for index, item in enumerate(items):
-            if self.down.swallow and isinstance(item, SWALLOWED):
-                self.down.swallow -= 1
+            if pipe.swallow and isinstance(item, SWALLOWED):
+                pipe.swallow -= 1
                 del items[index]
                 break
-        self.down.pass_on(self.device.wire_received, self, items)
+        return items
 
     def closed_by_device(self) -> None:
         """The device shut it: what it wrote before still arrives, nothing comes back."""
