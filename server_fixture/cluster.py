@@ -184,7 +184,7 @@ class Cluster:
     A store and some nodes.
 
     As a context manager it serves on entry; on exit every process is gone. Where a process ended that nobody killed,
-    leaving the block says so. The logs are kept where the block is left by an exception.
+    leaving the block says so. The logs are kept where the block is left by an exception, but for Ctrl-C.
 
     Args:
         nodes: How many.
@@ -299,7 +299,7 @@ class Cluster:
             self.expect_alive()
         except ChildFailed as failed:
             failure = failed
-        self.close(keep_logs=error is not None or failure is not None)
+        self.close(keep_logs=isinstance(error, Exception) or failure is not None)
         if failure is not None and error is None:
             raise failure
 

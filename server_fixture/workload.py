@@ -84,16 +84,19 @@ class Participant:
         self._thread = threading.Thread(target=self._run, name=self.process, daemon=True)
         self._thread.start()
 
-    def close(self, flush_timeout: float) -> None:
-        """End the session and the thread; what has no ack then is recorded as not known."""
+    def leave(self) -> None:
+        """Ask the thread to end; it closes the session, and what has no ack then is recorded as not known."""
         self.stopping.set()
         with self._lock:
             self._is_closed = True
-            client = self._client
-        if client is not None:
-            client.close(flush_timeout)
+
+    def close(self) -> None:
+        """End the session, and wait for the thread; one that does not end is told so by its closed session."""
+        self.leave()
         if self._thread is not None:
-            self._thread.join(10.0)
+            self._thread.join(5.0)
+        if self._client is not None:
+            self._client.close()
 
     # -- work ---------------------------------------------------------------------------------------------------------
 
@@ -105,6 +108,9 @@ class Participant:
         except BaseException as error:
             _log.exception("session_failed process=%s", self.process)
             self.error = error
+        finally:
+            if self._client is not None:
+                self._client.close()
 
     def _attempt(self, work: Callable[[], None]) -> None:
         """Work until the session ends: for good, or, where it is forgetful, until the next one."""
@@ -138,7 +144,7 @@ class Participant:
     def _receive(self) -> None:
         client = self._client
         assert client is not None
-        while True:
+        while not self._is_closed:
             try:
                 messages = client.recv_many(100, _LOOK)
             except TimeoutError:
@@ -324,7 +330,9 @@ class Workload:
     def close(self) -> None:
         """End every session."""
         for one in self.participants:
-            one.close(0.0)
+            one.leave()
+        for one in self.participants:
+            one.close()
 
     def final_reads(self) -> list[history.FinalRead]:
         """Read what the store holds of every stream."""

@@ -215,7 +215,7 @@ def test_logs_go_with_the_cluster() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_nothing_outlives_a_killed_parent() -> None:
+def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
     """When the process that made the cluster is killed, its nodes, a stopped one too, and its store end."""
     code = (
         "import sys, signal\n"
@@ -225,7 +225,8 @@ def test_nothing_outlives_a_killed_parent() -> None:
         "    print(*(n.pid for n in c.nodes), c.engine.pid, flush=True)\n"
         "    signal.pause()\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env)
     with parent:
         try:
             assert parent.stdout is not None
