@@ -20,7 +20,8 @@ class Liveness:
     """
     Watch one connection.
 
-    Any inbound frame is life. After ``interval`` seconds without one a ping is due; the caller sends it and calls
+    Any inbound frame is life, the peer's own pings for a while only (:meth:`spoken`).
+    After ``interval`` seconds without one a ping is due; the caller sends it and calls
     :meth:`pinged`. When nothing at all was heard for ``timeout`` seconds after that, the connection is lost; without a
     ping that was sent it never is.
 
@@ -36,22 +37,33 @@ class Liveness:
         ValueError: A duration is not above 0.
     """
 
-    __slots__ = ("_decided_at", "_due_at", "_heard_at", "_interval", "_lost_at", "_timeout")
+    __slots__ = ("_decided_at", "_due_at", "_heard_at", "_interval", "_lost_at", "_proven_at", "_timeout")
 
     def __init__(self, *, interval: float, timeout: float, now: float) -> None:
         self._interval = _checked("interval", interval)
         self._timeout = _checked("timeout", timeout)
-        self._heard_at = now
+        self._heard_at = self._proven_at = now
         self._due_at = now + interval
         self._lost_at: float | None = None
         self._decided_at = now
 
     def heard(self, now: float) -> None:
-        """Note an inbound frame, of whatever kind."""
+        """Note an inbound frame, of whatever kind but a ping."""
         # Readers take the time before they take the lock: an older instant may come second.
-        self._heard_at = max(self._heard_at, now)
+        self._heard_at = self._proven_at = max(self._heard_at, now)
         self._due_at = self._heard_at + self._interval
         self._lost_at = None
+
+    def spoken(self, now: float) -> None:
+        """
+        Note a ping of the peer: it lives, but it would send that even if nothing of ours arrived.
+
+        So after ``interval + timeout`` seconds with nothing else its pings count no more: it must answer one of ours.
+        """
+        if now < self._proven_at + self._interval + self._timeout:
+            self._heard_at = max(self._heard_at, now)
+            self._due_at = self._heard_at + self._interval
+            self._lost_at = None
 
     def pinged(self, now: float) -> None:
         """Note a ping that was sent. A further one while the first has no answer postpones nothing."""

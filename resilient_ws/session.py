@@ -200,8 +200,10 @@ class Session:
         connection = self._core.connections.get(conn)
         if connection is None:
             return
-        if connection.liveness is not None:
-            connection.liveness.heard(now)
+        live = connection.liveness
+        if live is not None:
+            note = live.spoken if all(type(item) is frames.Ping for item in items) else live.heard
+            note(now)
         try:
             for item in items:
                 if connection.phase is Phase.LEAVING:

@@ -316,3 +316,22 @@ def test_dead_peer_is_lost_in_time(interval: float, timeout: float, frames: list
         timers += 1
     assert (pings, timers) == (1, 2)
     assert now - died == pytest.approx(interval + timeout)
+
+
+def test_pings_of_a_peer_that_may_not_hear_us_count_for_a_while() -> None:
+    """A peer that only pings is pinged after interval + timeout, and lost where it answers nothing; an answer helps."""
+    live = Liveness(interval=1.0, timeout=3.0, now=0.0)
+    for now in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5):
+        live.spoken(now)
+        assert not live.ping_due(now)
+    for now in (4.0, 4.5):
+        live.spoken(now)
+    assert live.ping_due(4.5)
+    live.pinged(4.5)
+    live.spoken(7.0)
+    assert not live.lost(7.4)
+    assert live.lost(7.5)
+    live.heard(7.4)
+    assert not live.lost(7.5)
+    live.spoken(8.0)
+    assert live.next_deadline() == 9.0
