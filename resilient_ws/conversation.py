@@ -136,6 +136,10 @@ class Conversation:
             for c in self.connections.values()
         )
 
+    def is_expected(self) -> bool:
+        """Does a server expect the next seq from us, by a welcome or a hello that is out?"""
+        return any(c.phase in (Phase.OPEN, Phase.HANDSHAKING) for c in self.connections.values())
+
     def next_hello(self, now: float) -> None:
         """Let the next upgraded connection say hello, if none is outstanding (rule 6)."""
         if any(c.phase is Phase.HANDSHAKING for c in self.connections.values()):

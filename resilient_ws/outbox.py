@@ -16,6 +16,7 @@ import attrs
 
 from resilient_ws.config import Outbox
 from resilient_ws.exceptions import OutboxFull, Rejected, RemoteProtocolError, Undelivered
+from resilient_ws.fates import Fate, Fates
 from resilient_ws.frames import MAX_NUMBER, Batch, HelloOutbound, Payload, size_of
 
 Key = tuple[str, str]
@@ -24,6 +25,8 @@ Key = tuple[str, str]
 _BATCH_MESSAGES = 64
 _BATCH_BYTES = 64 << 10
 _COMPACT = 1024
+_DROPPED = Fate("dropped")
+_INDEFINITE = Fate("indefinite", is_indefinite=True)
 _MARK_SECONDS = 60.0
 
 
@@ -43,7 +46,9 @@ class Lane:
         first: The oldest unacked seq.
         next: The seq that the next new message gets.
         written: The highest seq that was ever given to a connection.
-        failures: Why messages of it failed, by seq.
+        acked: The highest seq that a server acked.
+        dropped: Up to here the drop policy has looked.
+        failures: Why messages of it failed.
     """
 
     producer: str
@@ -51,10 +56,12 @@ class Lane:
     first: int = 1
     next: int = 1
     written: int = 0
+    acked: int = 0
+    dropped: int = 0
     _marks: deque[tuple[int, float, str]] = attrs.field(factory=deque)
     _items: list[Payload | Void] = attrs.field(factory=list)
     _head: int = 0
-    failures: dict[int, Exception] = attrs.field(factory=dict)
+    failures: Fates = attrs.field(factory=Fates)
 
     @property
     def key(self) -> Key:
@@ -172,27 +179,36 @@ class Unacked:
         """Put back what a journal kept from an earlier producer; comes before anything that is accepted."""
         lane = self._lane(producer, stream)
         lane.first = lane.next = first
+        lane.acked = first - 1
         lane.written = first + len(payloads) - 1
         for payload in payloads:
             lane.append(payload)
             self.messages += 1
             self.bytes += size_of(payload)
 
-    def drop_oldest(self, size: int) -> list[tuple[str, int]]:
+    def drop_oldest(self, size: int, *, is_open: bool) -> list[tuple[str, int]]:
         """
         Make room for ``size`` bytes by withdrawing the oldest messages that no connection was given yet.
 
+        Args:
+            size: Bytes wanted.
+            is_open: A server expects the next seq, so a tombstone has to take each place. Otherwise what was dropped in
+                front is forgotten: the next hello's ``first`` settles it (rule 2).
+
         Returns:
-            (stream, seq) of each; their numbers are consumed by tombstones.
+            (stream, seq) of each.
         """
         dropped: list[tuple[str, int]] = []
-        for lane in list(self._lanes.values()):
-            seq = max(lane.first, lane.written + 1)
+        for lane in self._lanes.values():
+            seq = max(lane.first, lane.written + 1, lane.dropped + 1)
             while seq < lane.next and self.is_full(size):
                 if not isinstance(lane.item(seq), Void):
-                    self._withdraw(lane, seq, "dropped")
+                    self._withdraw(lane, seq, _DROPPED)
                     dropped.append((lane.stream, seq))
+                lane.dropped = seq
                 seq += 1
+            if not is_open and lane.written < lane.first <= lane.dropped:
+                lane.settle(lane.dropped)
         return dropped
 
     def withdraw_larger(self, limit: int) -> list[tuple[str, int]]:
@@ -202,14 +218,14 @@ class Unacked:
             for seq in range(lane.first, lane.next):
                 item = lane.item(seq)
                 if not isinstance(item, Void) and size_of(item) > limit:
-                    self._withdraw(lane, seq, "too_large")
+                    self._withdraw(lane, seq, Fate("too_large"))
                     found.append((lane.stream, seq))
         return found
 
-    def _withdraw(self, lane: Lane, seq: int, code: str, error: Exception | None = None) -> None:
-        self.bytes -= lane.void(seq, code)
+    def _withdraw(self, lane: Lane, seq: int, fate: Fate) -> None:
+        self.bytes -= lane.void(seq, fate.code)
         self.messages -= 1
-        lane.failures.setdefault(seq, error or Rejected(lane.stream, seq, code))
+        lane.failures.add(seq, fate)
 
     def _lane(self, producer: str, stream: str) -> Lane:
         key = (producer, stream)
@@ -267,6 +283,7 @@ class Unacked:
             )
         withdrawn = sum(1 for s in range(lane.first, seq + 1) if isinstance(lane.item(s), Void)) if lane.failures else 0
         count, held = lane.settle(seq)
+        lane.acked = max(lane.acked, seq)
         self.messages -= count - withdrawn
         self.bytes -= held
         return count > 0
@@ -283,17 +300,13 @@ class Unacked:
             raise RemoteProtocolError(
                 f"the server rejected seq {seq} of stream {stream!r}, which was not sent", code=4400
             )
-        if seq in lane.failures or seq < lane.first:
-            return False
-        lane.failures[seq] = Rejected(stream, seq, code, hint)
-        return True
+        return seq >= lane.first and lane.failures.add(seq, Fate(code, hint))
 
     def give_up(self, lane: Lane, upto: int) -> None:
         """Fail the receipts of everything up to ``upto`` as indefinite; tombstones consume their numbers."""
-        error = Undelivered({lane.stream: (lane.first, upto)})
         for seq in range(lane.first, upto + 1):
             if not isinstance(lane.item(seq), Void):
-                self._withdraw(lane, seq, "indefinite", error)
+                self._withdraw(lane, seq, _INDEFINITE)
 
     def abandon(self) -> None:
         """The session ended: what is unacked now stays so, and its receipts say it."""
@@ -304,9 +317,9 @@ class Unacked:
         lane = self._lanes.get((producer, stream))
         if lane is None or seq == 0:
             return Rejected(stream, seq, "dropped")
-        failure = lane.failures.get(seq)
-        if failure is not None:
-            return failure
+        fate = lane.failures.get(seq)
+        if fate is not None:
+            return fate.error(stream, seq)
         if seq < lane.first:
             return True
         return Undelivered({stream: (seq, seq)}) if self.abandoned else False

@@ -117,7 +117,7 @@ class Session:
             self._core.events.append(events.MessagesDropped(stream=stream, first=0, last=0, count=1, policy=policy))
             return False
         if policy == "drop_oldest":
-            for dropped, seq in self._core.outbox.drop_oldest(size):
+            for dropped, seq in self._core.outbox.drop_oldest(size, is_open=self._core.is_expected()):
                 self._core.events.append(
                     events.MessagesDropped(stream=dropped, first=seq, last=seq, count=1, policy=policy)
                 )

@@ -102,9 +102,10 @@ def settle(outbox: Unacked, hello: Hello, welcome: Welcome, *, resend: bool, now
         for seq, code in answer.rejected:
             if outbox.reject(producer, answer.stream, seq, code, ""):
                 yield MessageRejected(stream=answer.stream, seq=seq, code=code)
-        if entry.first > 1 and (not answer.known or answer.seq < entry.first - 1):
-            lost_from = answer.seq + 1 if answer.known else 1
-            yield AcknowledgedLost(producer=producer, stream=answer.stream, first=lost_from, last=entry.first - 1)
+        acked = min(lane.acked, entry.first - 1)  # below first may also be what was dropped, which nobody has lost
+        stored = answer.seq if answer.known else 0
+        if stored < acked:
+            yield AcknowledgedLost(producer=producer, stream=answer.stream, first=stored + 1, last=acked)
         if not answer.known and _is_indefinite(lane, entry, welcome, now):
             yield from _settle_indefinite(outbox, lane, resend=resend)
         elif answer.known and answer.seq >= lane.first:
@@ -116,7 +117,11 @@ def _is_indefinite(lane: Lane, entry: HelloOutbound, welcome: Welcome, now: floa
     if oldest is None:
         return False
     written_at, incarnation = oldest
-    return entry.first > 1 or now - written_at > welcome.producer_ttl or incarnation != welcome.incarnation
+    return (
+        (entry.first > 1 and lane.acked > 0)
+        or now - written_at > welcome.producer_ttl
+        or incarnation != welcome.incarnation
+    )
 
 
 def _settle_indefinite(outbox: Unacked, lane: Lane, *, resend: bool) -> Iterator[Event]:

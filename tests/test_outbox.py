@@ -118,11 +118,11 @@ def test_S22_the_bounds_are_a_pair(settings: dict[str, int], sizes: list[int], s
 def test_drop_oldest_spares_what_was_written() -> None:
     """Only what no connection was given is withdrawn, oldest first, and as much as is needed."""
     box = filled("a", "b", "c", "d", written=2, max_messages=4)
-    assert box.drop_oldest(1) == [("s", 3)]
+    assert box.drop_oldest(1, is_open=True) == [("s", 3)]
     assert not box.is_full(1)
     assert box.accept("s", "e", 1) == 5
-    assert box.drop_oldest(1) == [("s", 4)]
-    assert box.drop_oldest(1) == []
+    assert box.drop_oldest(1, is_open=True) == [("s", 4)]
+    assert box.drop_oldest(1, is_open=True) == []
     assert lane_of(box).item(3) == Void("dropped")
     assert [type(box.outcome(PRODUCER, "s", seq)) for seq in (2, 3, 4)] == [bool, Rejected, Rejected]
     assert (len(box), box.bytes) == (3, 3)
@@ -133,11 +133,11 @@ def test_drop_oldest_passes_what_was_dropped_before() -> None:
     box = unacked(max_messages=3)
     for stream in "aab":
         box.accept(stream, "x", 1)
-    assert box.drop_oldest(1) == [("a", 1)]
+    assert box.drop_oldest(1, is_open=True) == [("a", 1)]
     box.accept("b", "x", 1)
-    assert box.drop_oldest(1) == [("a", 2)]
+    assert box.drop_oldest(1, is_open=True) == [("a", 2)]
     box.accept("b", "x", 1)
-    assert box.drop_oldest(1) == [("b", 1)]
+    assert box.drop_oldest(1, is_open=True) == [("b", 1)]
 
 
 def test_a_withdrawn_message_is_a_tombstone_that_consumes_its_seq() -> None:
@@ -157,7 +157,7 @@ def test_tombstones_of_one_code_share_a_batch() -> None:
     """A client that dropped many while it was offline does not write a frame for each."""
     box = unacked(max_messages=80, policy="drop_oldest")
     for _ in range(200):
-        box.drop_oldest(1)
+        box.drop_oldest(1, is_open=True)
         box.accept("s", "x", 1)
     lane = lane_of(box)
     sizes = [(len(batch.payloads), batch.void) for batch in (lane.batch(seq, 0) for seq in (1, 65, 120, 121))]
@@ -298,7 +298,8 @@ def test_the_counts_are_true_whatever_happens(steps: list[tuple[str, int]]) -> N
         elif what == "void":
             box.withdraw_larger(n)
         for seq in sent:
-            outcome = box.outcome(PRODUCER, "s", seq)
+            found = box.outcome(PRODUCER, "s", seq)
+            outcome = repr(found) if isinstance(found, Exception) else found
             assert outcome is not False or seq not in known
             assert known.setdefault(seq, outcome) == outcome or outcome is False
             if outcome is False:
@@ -307,6 +308,33 @@ def test_the_counts_are_true_whatever_happens(steps: list[tuple[str, int]]) -> N
     held = [] if lane is None else [lane.item(seq) for seq in range(lane.first, lane.next)]
     alive = [item for item in held if not isinstance(item, Void)]
     assert (len(box), box.bytes) == (len(alive), sum(map(len, alive)))
+
+
+def test_S10_what_is_dropped_offline_does_not_stay_in_memory() -> None:
+    """A device that drops for weeks keeps neither places nor reasons of what it dropped; each receipt still tells."""
+    box = unacked(max_messages=10)
+    for i in range(5_000):
+        if box.is_full(1):
+            assert box.drop_oldest(1, is_open=False) == [("s", i - 9)]
+        box.accept("s", str(i % 10), 1)
+    lane = lane_of(box)
+    assert (lane.first, lane.next, len(box), box.bytes) == (4_991, 5_001, 10, 10)
+    assert len(lane._items) <= 2 * 1024
+    assert lane.failures.runs == 1
+    assert isinstance(box.outcome(PRODUCER, "s", 4_990), Rejected)
+    assert box.outcome(PRODUCER, "s", 4_991) is False
+
+
+def test_what_was_dropped_offline_behind_written_messages_keeps_its_place() -> None:
+    """What a connection may have delivered stays in front, so tombstones take the places behind it."""
+    box = unacked(max_messages=3)
+    for payload in "abc":
+        box.accept("s", payload, 1)
+    lane = lane_of(box)
+    lane.wrote(1, 0.0, "i1")
+    assert box.drop_oldest(1, is_open=False) == [("s", 2)]
+    assert lane.first == 1
+    assert lane.item(2) == Void("dropped")
 
 
 def test_S10_what_was_acked_does_not_stay_in_memory() -> None:

@@ -282,14 +282,29 @@ def test_drop_newest_gives_no_number() -> None:
     assert rig.told(e.MessagesDropped) == [dropped]
 
 
-def test_drop_oldest_leaves_a_tombstone_on_the_wire() -> None:
-    """The oldest message that no connection was given goes; its number is consumed by a ``void``."""
+def test_what_was_dropped_before_a_hello_is_settled_by_it() -> None:
+    """The oldest message that no connection was given goes; the hello's ``first`` says that its number is over."""
     rig = Rig.new(outbox=Outbox(max_messages=2, policy="drop_oldest"))
     for x in "abc":
         rig.send(x)
     dropped = e.MessagesDropped(stream="orders", first=1, last=1, count=1, policy="drop_oldest")
     assert rig.told(e.MessagesDropped) == [dropped]
     rig.made()
+    assert [(o.first, o.next) for o in rig.all(f.Hello)[-1].outbound] == [(2, 4)]
+    rig.welcome(committed=(f.CommittedAnswer(producer=0, stream="orders", seq=0, known=False),))
+    assert [(b.first, b.payloads, b.void) for b in rig.all(f.Batch)] == [(2, ["b", "c"], None)]
+    assert not rig.told(e.AcknowledgedLost)
+    assert not rig.told(e.IndefiniteResent)
+    assert isinstance(rig.outcome(1), Rejected)
+
+
+def test_what_is_dropped_while_a_hello_is_out_leaves_a_tombstone() -> None:
+    """The hello named the number as the next one, so a ``void`` consumes it."""
+    rig = Rig.new(outbox=Outbox(max_messages=2, policy="drop_oldest"))
+    rig.send("a")
+    rig.send("b")
+    rig.made()
+    rig.send("c")
     rig.welcome()
     assert [(b.first, b.payloads, b.void) for b in rig.all(f.Batch)] == [
         (1, [b""], "dropped"),
