@@ -89,7 +89,8 @@ class Driver:
         Wait until ``ready(now)`` is true, reading the sockets meanwhile if nobody else does.
 
         Args:
-            ready: Called in a step, again after everything that happens; what it raises is passed on.
+            ready: Called under the lock, again after everything that happens; what it raises is passed on. Where it
+                changes the session it does so by ``Performer.change``.
             deadline: Until when; the sockets are looked at once in any case.
 
         Returns:
@@ -98,7 +99,7 @@ class Driver:
         performer = self.performer
         is_ready = is_last = False
         while True:
-            with performer.step() as now:
+            with performer.look() as now:
                 is_ready = ready(now)
                 is_over = is_ready or is_last
                 is_last = deadline is not None and now >= deadline
@@ -120,7 +121,7 @@ class Driver:
     def _turn(self, deadline: float | None) -> None:
         """Wait for the sockets once and take what came, if the ticket is free; it is given back in any case."""
         try:
-            with self.performer.step():
+            with self.performer.look():
                 if not self._is_free():
                     return
                 self._reader = threading.get_ident()
@@ -150,6 +151,9 @@ class Driver:
         if self._is_kept:
             # The keeper still has the sockets in its selector; it drops them when it looks next.
             self._is_kept = self._is_armed = False
+        if self._waiter is not None and self._waiter.watch.is_torn:
+            self._waiter.close()
+            self._waiter = None
         if self._waiter is None:
             self._waiter = waiters.get()
         self._waiter.watch.sync(self._wanted())
@@ -225,11 +229,14 @@ class Driver:
             one.error = RemoteProtocolError(f"the dialect's decoder failed with {type(error).__name__}")
 
     def _tell(self, arrived: Sequence[_Arrived]) -> bool:
-        with self.performer.step() as now:
+        performer = self.performer
+        with performer.look() as now:
             for one in arrived:
-                self._tell_one(one, now)
-            self._run_timers(now)
-            return self.performer.settled()
+                performer.change(self._tell_one, one, now)
+            at = self._next_deadline()
+            if at is not None and at <= now:
+                performer.change(self._run_timers, now)
+            return performer.settled()
 
     def _tell_one(self, one: _Arrived, now: float) -> None:
         wired, performer = one.wired, self.performer
@@ -290,7 +297,9 @@ class Driver:
 
     def _put_waiter_back(self) -> None:
         waiter, self._waiter = self._waiter, None
-        if waiter is not None:
+        if waiter is not None and waiter.watch.is_torn:
+            waiter.close()
+        elif waiter is not None:
             waiter.watch.sync({})
             waiters.put(waiter)
 

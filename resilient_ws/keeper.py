@@ -29,9 +29,9 @@ _NEVER = float("inf")
 
 
 class Watched(Protocol):
-    """A socket that a selector can have. ``watchers`` counts the selectors; it is not closed while one has it."""
+    """A socket that selectors can have. ``watchers`` are those that do; it is not closed while there is one."""
 
-    watchers: int
+    watchers: set[Any]
 
     def fileno(self) -> int: ...
 
@@ -103,14 +103,20 @@ class Waker:
 
 
 class Watch:
-    """Which sockets of one owner a selector has; every method needs the owner's lock."""
+    """
+    Which sockets of one owner a selector has; every method needs the owner's lock.
 
-    __slots__ = ("_key", "_registered", "_selector")
+    Attributes:
+        is_torn: An interrupt ended :meth:`sync` in the middle: nobody knows what the selector has.
+    """
+
+    __slots__ = ("_key", "_registered", "_selector", "is_torn")
 
     def __init__(self, selector: selectors.BaseSelector, key: Any = None) -> None:
         self._selector = selector
         self._key = key
         self._registered: dict[Watched, int] = {}
+        self.is_torn = False
 
     @property
     def is_empty(self) -> bool:
@@ -125,20 +131,30 @@ class Watch:
         registered = self._registered
         if wanted == registered:
             return
+        self.is_torn = True
         for watched in [watched for watched in registered if watched not in wanted]:
-            del registered[watched]
             self._selector.unregister(watched)
-            watched.watchers -= 1
-            if watched.watchers == 0:
-                watched.unwatched()
+            self._forget(watched)
         for watched, events in wanted.items():
-            known = registered.get(watched)
-            if known is None:
+            known = registered.setdefault(watched, 0)
+            watched.watchers.add(self)
+            if known == 0:
                 self._selector.register(watched, events, (self._key, watched))
-                watched.watchers += 1
             elif known != events:
                 self._selector.modify(watched, events, (self._key, watched))
             registered[watched] = events
+        self.is_torn = False
+
+    def _forget(self, watched: Watched) -> None:
+        watched.watchers.discard(self)
+        if not watched.watchers:
+            watched.unwatched()
+        del self._registered[watched]
+
+    def abandon(self) -> None:
+        """Forget everything; for a selector that is closed."""
+        for watched in list(self._registered):
+            self._forget(watched)
 
 
 class Waiter:
@@ -167,6 +183,7 @@ class Waiter:
     def close(self) -> None:
         self._selector.close()
         self._waker.close()
+        self.watch.abandon()
 
 
 class Waiters:

@@ -81,7 +81,8 @@ class Performer:
     _todo: deque[Action] = attrs.field(factory=deque)
     _events: list[Event] = attrs.field(factory=list)
     _performer: int | None = None
-    _is_inside: bool = False
+    _is_changing: bool = False
+    _is_collecting: bool = False
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -94,9 +95,9 @@ class Performer:
         return self.failure is not None or self.session.state is SessionState.ENDED
 
     @contextlib.contextmanager
-    def step(self) -> Iterator[float]:
+    def look(self) -> Iterator[float]:
         """
-        Hold the lock for a step of the session; gives ``now``. Follow it by :meth:`perform`.
+        Hold the lock to look at the session; gives ``now``. Whoever changes it meanwhile does so in :meth:`change`.
 
         A generator, because an interrupt at any point of it still frees the lock.
 
@@ -106,33 +107,55 @@ class Performer:
         if self.is_forked:
             raise Forked("this Client was opened before a fork and belongs to the parent process; open a new one")
         with self.lock:
-            self.begin()
-            try:
-                yield self.clock()
-            except Exception:
-                self._is_inside = False
-                raise
-            self._is_inside = False
+            self._mend()
+            yield self.clock()
 
-    def begin(self) -> None:
-        """Note, under the lock, that a step begins; what was torn by an interrupt ends here."""
-        if self._is_inside and self.failure is None:
+    @contextlib.contextmanager
+    def step(self) -> Iterator[float]:
+        """Hold the lock for a step of the session; gives ``now``. Follow it by :meth:`perform`."""
+        with self.look() as now:
+            self._is_changing = True
+            try:
+                yield now
+            except Exception:
+                self._is_changing = False
+                raise
+            self._is_changing = False
+
+    def change(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Make one change of the session, with the lock held by :meth:`look`; an interrupt in it is noticed."""
+        self._is_changing = True
+        try:
+            result = call(*args)
+        except Exception:
+            self._is_changing = False
+            raise
+        self._is_changing = False
+        return result
+
+    def _mend(self) -> None:
+        """Deal with what an interrupt has torn; the lock is held."""
+        if self._is_changing and self.failure is None:
             self._fail(SessionClosed("an interrupt (Ctrl-C) came in the middle of a step; open a new Client"))
-        self._is_inside = True
+        if self._is_collecting:
+            # What was decided for these connections is lost, and nothing else: a hello on a new one settles it.
+            self._is_collecting = False
+            error = ConnectionLost("an interrupt (Ctrl-C) came between a decision and its deed")
+            for conn in (*self.connections.live, *self.connections.dialling):
+                self.connections.dialling.discard(conn)
+                self.lose(conn, error, self.clock())
 
     def settled(self) -> bool:
-        """Note, under the lock, that the step is over; returns whether :meth:`perform` has something to do."""
-        self.collect()
-        self._is_inside = False
-        return bool(self._todo or self._events)
-
-    def collect(self) -> None:
-        """Take what the session decided; in a step."""
+        """Take what the session decided; returns whether :meth:`perform` has something to do; the lock is held."""
+        self._is_changing = False
+        self._is_collecting = True
         self._todo.extend(self.session.actions())
         self._events.extend(self.session.events())
+        self._is_collecting = False
         if self.callbacks:
             for call, receipt in self.callbacks.done(self.session.outcome):
                 dispatcher.post(call, receipt)
+        return bool(self._todo or self._events)
 
     # -- performing ---------------------------------------------------------------------------------------------------
 
@@ -158,9 +181,9 @@ class Performer:
             if self._performer is not None and self._performer != me:
                 return None
             self._performer = me
-            self.begin()
+            self._mend()
             if written is not None:
-                self._report(written, self.clock())
+                self.change(self._report, written, self.clock())
             if not self.settled():
                 self._performer = None
                 self.nudge()
@@ -277,7 +300,7 @@ class Performer:
 
     def _fail(self, error: Exception) -> None:
         self.failure = error
-        self._is_inside = False
+        self._is_changing = False
         with contextlib.suppress(Exception):  # nobody knows what the session can still do
             self.session.close(self.clock())
         self.connections.retire_all()

@@ -244,13 +244,22 @@ class Receivers:
         receiver.adapt(performer.clock())
         count = limit if limit is not None else receiver.limit if len(self._all) == 1 else 1
 
-        def take(now: float) -> bool:
-            if self.is_closed:
-                raise self.end_error()
+        is_first = True
+
+        def hand_over(now: float) -> bool:
             taken = performer.session.take(count, receiver.number, now)
             if taken:
                 receiver.took(taken, now)
+            return bool(taken)
+
+        def take(now: float) -> bool:
+            nonlocal is_first
+            if self.is_closed:
+                raise self.end_error()
+            # The first call also says that this thread is done with what it had.
+            if (is_first or performer.session.has_items) and performer.change(hand_over, now):
                 return True
+            is_first = False
             if performer.has_ended:
                 raise self.end_error()
             return False

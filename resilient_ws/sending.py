@@ -43,9 +43,9 @@ class Sender:
             raise ValueError("send() does not know where to: pass stream= here, or to connect()")
         performer = self.driver.performer
         try:
-            with performer.step() as now:
+            with performer.look() as now:
                 self.check_open()
-                producer, seq = performer.session.send(name, payload, now)
+                producer, seq = performer.change(performer.session.send, name, payload, now)
         except OutboxFull as full:
             if self.arguments.outbox.policy != "block":
                 raise
@@ -83,7 +83,7 @@ class Sender:
             nonlocal last
             self.check_open()
             try:
-                accepted.append(performer.session.send(name, payload, now))
+                accepted.append(performer.change(performer.session.send, name, payload, now))
             except OutboxFull as still_full:
                 last = still_full
                 self._check_slow_consumer()

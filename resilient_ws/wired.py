@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from selectors import EVENT_READ, EVENT_WRITE
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -52,7 +52,7 @@ class Wired:
     One connection.
 
     Attributes:
-        watchers: How many selectors have it; it is released when there is none.
+        watchers: Which selectors have it; it is released when there is none.
         stuck_since: Since when written bytes wait for the kernel without any progress; None: nothing waits.
         leave_at: Until when the answer to our close frame is awaited; None: it is not leaving.
         is_retired: Ended; nothing is read or written any more.
@@ -61,7 +61,7 @@ class Wired:
     conn: int
     transport: Transport
     codec: Codec
-    watchers: int = 0
+    watchers: set[Any] = attrs.field(factory=set)
     stuck_since: float | None = None
     leave_at: float | None = None
     is_retired: bool = False
@@ -81,7 +81,7 @@ class Wired:
             return
         self.is_retired = True
         self.transport.shut()
-        if self.watchers == 0:
+        if not self.watchers:
             self.transport.release()
 
     def leave(self, code: int, reason: str, until: float) -> None:

@@ -1267,31 +1267,49 @@ stop = threading.Event()
 def interrupt():
     while not stop.wait(rng.uniform(0.001, 0.01)):
         os.kill(os.getpid(), signal.SIGINT)
-got, sent, hits, ended = [], 0, 0, False
-thread = threading.Thread(target=interrupt)
-deadline = time.monotonic() + 15
-started = False
-while len(got) < TOTAL and time.monotonic() < deadline:
-    try:
-        if not started:
-            started = True; thread.start()
-        message = client.recv(10)
-        if not got or message.offset != got[-1]: got.append(message.offset)
+got, hits, last, returned = [], 0, 0, 0
+deadline = time.monotonic() + 20
+def loop():
+    # An interrupt between the return of recv() and this loop's own note of it is the caller's to bear, so it is counted
+    # from the other side: by what the decoder, which runs inside recv(), has seen.
+    while last < TOTAL and time.monotonic() < deadline:
+        client.recv(10)
         client.send("e")
-    except KeyboardInterrupt:
-        hits += 1
-    except SessionClosed as error:
-        assert "interrupt" in str(error), error
-        ended = True
-        break
-while True:
+def decoder(payload):
+    global last
+    offset = int(payload)
+    assert offset in (last, last + 1), (offset, last)
+    last = offset
+    return payload
+client._receivers.mine()._decoder = decoder
+thread = threading.Thread(target=interrupt)
+ended = None
+def once():
+    global ended
     try:
-        stop.set(); thread.join(); break
-    except KeyboardInterrupt:
-        pass
-assert got == list(range(1, len(got) + 1)), got[-5:]
+        loop()
+    except SessionClosed as error:
+        ended = error
+def until_done():
+    global hits
+    while ended is None and last < TOTAL and time.monotonic() < deadline:
+        try:
+            once()
+        except KeyboardInterrupt:
+            hits += 1
+def guarded(call):
+    while True:
+        try:
+            return call()
+        except KeyboardInterrupt:
+            pass
+thread.start()
+guarded(until_done)
+guarded(stop.set)
+guarded(thread.join)
 assert hits > 3, hits
-assert ended or len(got) == TOTAL, (len(got), client.stats())
+assert ended is None or "interrupt" in str(ended), ended
+assert ended is not None or last == TOTAL, (last, client.stats())
 client.close()
 print("fine")
 """)
@@ -1426,8 +1444,8 @@ def test_X7_client_that_is_dropped_open_warns_and_closes(dialer: ScriptedDialer,
     service.client = dialer.connect(subscribe=["s"], on_event=service.on_event)
     peer = answering.result(SOON)
     del service
-    with pytest.warns(ResourceWarning, match=r"unclosed <resilient_ws.Client live"):
-        gc.collect()
+    with pytest.warns(ResourceWarning, match=r"unclosed <resilient_ws.Client live") as warned:
+        until(lambda: gc.collect() >= 0 and len(warned) > 0)  # the dispatcher may still have an event for it
     with pytest.raises(EOFError):
         peer.expect(Bye)
     until(lambda: peer.transport.calls[-1] == "release")

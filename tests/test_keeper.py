@@ -41,7 +41,7 @@ class Socket:
 
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
-        self.watchers = 0
+        self.watchers: set[Any] = set()
         self.is_released = False
 
     def fileno(self) -> int:
@@ -125,7 +125,7 @@ def test_a_ready_socket_is_attended(keeper: Keeper, sock: Socket) -> None:
     kept.sock = None
     keeper.ask(kept)
     wait(kept)
-    assert (sock.watchers, sock.is_released) == (0, True)
+    assert (sock.watchers, sock.is_released) == (set(), True)
 
 
 def test_deadlines_are_kept(keeper: Keeper) -> None:
@@ -215,7 +215,7 @@ def test_watch_follows_what_is_wanted(sock: Socket) -> None:
         first, second = Watch(one), Watch(two)
         first.sync({sock: selectors.EVENT_READ})
         second.sync({sock: selectors.EVENT_READ})
-        assert sock.watchers == 2
+        assert sock.watchers == {first, second}
         first.sync({sock: selectors.EVENT_READ | selectors.EVENT_WRITE})
         assert [events for _, events in one.select(0)] == [selectors.EVENT_WRITE]
         assert first.has({sock: selectors.EVENT_READ | selectors.EVENT_WRITE})
