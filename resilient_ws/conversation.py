@@ -25,6 +25,8 @@ from resilient_ws.subscription import Subscription
 from resilient_ws.welcome import Identity
 
 FEATURES = ("batch", "void")
+MAX_RIDERS = 64
+"""With more subscriptions a ping carries only the acks that are new, so that it stays small."""
 
 
 class Rng(Protocol):
@@ -241,6 +243,12 @@ class Conversation:
         if marks["credit"] is not None:
             items.append(frames.Grant(credit=marks["credit"]))
         self.write(connection, items)
+
+    def riders(self, connection: Connection) -> dict[str, Any]:
+        """Return what a ping or pong carries: where there are few streams every ack again, so that none stays lost."""
+        found = self.marks(connection)
+        acked = tuple(self.inbox.acks())
+        return {**found, "acked": acked} if len(acked) <= MAX_RIDERS else found
 
     def marks(self, connection: Connection) -> dict[str, Any]:
         """Return what is new since the last time: acks and credit; and the last seqs sent."""

@@ -205,7 +205,7 @@ def on_reject(core: Conversation, connection: Connection, frame: frames.Reject, 
 
 def on_ping(core: Conversation, connection: Connection, frame: frames.Ping, now: float) -> None:
     answer = (
-        frames.Pong(echo=frame.echo, **core.marks(connection))
+        frames.Pong(echo=frame.echo, **core.riders(connection))
         if connection.phase is Phase.OPEN
         else frames.Pong(echo=frame.echo)
     )

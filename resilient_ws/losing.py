@@ -208,7 +208,7 @@ def check_connection(core: Conversation, connection: Connection, now: float) -> 
     elif live.ping_due(now):
         core.echo += 1
         live.pinged(now)
-        riders = core.marks(connection) if connection.phase is Phase.OPEN else {}
+        riders = core.riders(connection) if connection.phase is Phase.OPEN else {}
         core.write(connection, [frames.Ping(echo=str(core.echo), **riders)])
 
 

@@ -305,7 +305,7 @@ def test_silence_is_pinged_and_then_given_up(
 
 
 def test_a_ping_carries_marks_acks_and_credit() -> None:
-    """What is new since the last time, and the last seq of every stream that was written here."""
+    """Every ack again, so that none stays lost, new credit, and the last seq of every stream that was written here."""
     rig = Rig.open(subscribe=["ticker"])
     rig.send("a")
     rig.send("b")
@@ -319,7 +319,8 @@ def test_a_ping_carries_marks_acks_and_credit() -> None:
     assert pong.sent_seqs == (f.SeqMark(0, "orders", 2),)
     assert pong.credit == f.Credit(1025, (16 << 20) + 10)
     rig.say(f.Ping(echo="t"))
-    assert rig.all(f.Pong)[-1] == f.Pong(echo="t", sent_seqs=(f.SeqMark(0, "orders", 2),))
+    again = f.Pong(echo="t", acked=(f.AckedMark("ticker", "e1", 101),), sent_seqs=(f.SeqMark(0, "orders", 2),))
+    assert rig.all(f.Pong)[-1] == again
 
 
 def test_a_late_timer_probes_before_it_kills() -> None:
@@ -343,3 +344,11 @@ def test_a_timer_that_is_early_does_no_harm() -> None:
         rig.session.handle_timer(rig.now)
     rig.pump()
     assert rig.all(f.Ping) == []
+
+
+def test_pings_stay_small_with_many_streams() -> None:
+    """Above 64 subscriptions only what is new rides along."""
+    names = [f"s{n}" for n in range(65)]
+    rig = Rig.open(subscribe=names)
+    rig.say(f.Ping(echo="s"))
+    assert rig.all(f.Pong)[-1].acked == ()
