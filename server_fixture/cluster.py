@@ -340,12 +340,19 @@ class Cluster:
 
         Raises:
             ValueError: The store is a node's own memory, which nobody else can read.
+            ConnectionError: The store does not answer.
         """
         if self._store == "memory":
             raise ValueError("the memory of a node cannot be read from outside: use backplane='redis'")
+        from redis.exceptions import RedisError
+
         from server_fixture.backplane.inspect import read_all
 
-        epoch, first, _, entries = read_all(self._store, stream)
+        try:
+            epoch, first, _, entries = read_all(self._store, stream)
+        except RedisError as error:
+            what = f"the store does not answer ({type(error).__name__}): there is no final read of {stream!r}"
+            raise ConnectionError(what) from error
         if epoch is None:
             return None
         effects = (

@@ -111,7 +111,11 @@ def run_demo(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | None
             broken = _load_and_heal(run, show)
         finally:
             workload.close()
-        outcome = judge(run, broken, workload.final_reads())
+        try:
+            reads = workload.final_reads()
+        except ConnectionError:
+            reads = []
+        outcome = judge(run, broken, reads)
         if outcome.verdict != "anomaly" or not options.replay:
             return outcome, None
         cluster.keep_logs = True

@@ -173,6 +173,18 @@ def test_flood_stops_at_the_nodes_bound() -> None:
         assert peer.wait(Ack, lambda ack: any(mark.seq >= sent for mark in ack.committed))
 
 
+def test_final_read_needs_the_store() -> None:
+    """A store that is gone is an error of its own, not an empty stream; an empty one comes back in its place."""
+    with Cluster(1) as cluster:
+        cluster.publish("gone", b"x")
+        assert cluster.engine is not None
+        cluster.engine.kill()
+        with pytest.raises(ConnectionError, match="there is no final read"):
+            cluster.final_read("gone")
+        cluster.engine.start()
+        assert cluster.final_read("gone") is None
+
+
 def test_memory_cannot_be_read_from_outside() -> None:
     """The final read of a node without a store says why there is none."""
     with Cluster(1, backplane="memory") as cluster, pytest.raises(ValueError, match="cannot be read"):
