@@ -200,13 +200,22 @@ class Device:
                 self.resumes += 1
             elif isinstance(event, events.SessionReplaced) and self._unheard() < FAIR_LOSS:
                 self.unfair_losses.append(event)
-        if self.session.connected:
+        if self._is_served():
             self.heard_at = self.store.in_service()
         for stream in self.plan.subscribes:
             if stream not in self.begun:
                 position = self.session.position(stream)
                 if position is not None:
                     self.begun[stream] = position
+
+    def _is_served(self) -> bool:
+        """Is there a connection that works, to a node that works and reaches the store?"""
+        primary = self.session._core.primary
+        wire = None if primary is None else self.wires.get(primary.number)
+        if wire is None or not (wire.up.is_open and wire.down.is_open) or wire.up.is_stalled or wire.down.is_stalled:
+            return False
+        node = self.nodes[primary.url]  # type: ignore[union-attr]
+        return node.is_up and not node.is_paused and node.name not in self.store.cut_off
 
     def _unheard(self) -> float:
         return 0.0 if self.heard_at is None else self.store.in_service() - self.heard_at
