@@ -16,7 +16,7 @@ from resilient_ws import events, frames
 from resilient_ws.backoff import Backoff
 from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.connection import Connection
-from resilient_ws.endpoints import EndpointPool
+from resilient_ws.endpoints import EndpointPool, shown
 from resilient_ws.frames import Batch, Frame, Start
 from resilient_ws.inbox import Arrivals
 from resilient_ws.outbox import Unacked
@@ -127,7 +127,7 @@ class Conversation:
         url = self.pool.next(now, avoid={connection.url for connection in self.connections.values()})
         self.connections[self.numbers] = Connection(self.numbers, url, role, now + timeout)
         self.actions.append(Dial(self.numbers, url, timeout))
-        self.events.append(events.Connecting(conn=self.numbers, endpoint=url, attempt=self.backoff.failures + 1))
+        self.events.append(events.Connecting(conn=self.numbers, endpoint=shown(url), attempt=self.backoff.failures + 1))
         if role is Role.PRIMARY and Role.CANDIDATE in self.settings.roles:
             self.hedge_at = now + self.settings.hedge_delay
 

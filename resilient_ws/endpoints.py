@@ -7,6 +7,7 @@ Pure bookkeeping over the URLs that were given; nothing here resolves a name or 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
@@ -19,6 +20,12 @@ class Rng(Protocol):
     """What :class:`EndpointPool` needs of a ``random.Random``."""
 
     def shuffle(self, x: Any, /) -> None: ...
+
+
+def shown(url: str) -> str:
+    """Return scheme, host and port of a URL, for logs: path and query may hold a secret."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{re.split('[/?#]', rest, maxsplit=1)[0]}"
 
 
 @attrs.define

@@ -121,7 +121,14 @@ class Receipt:
 
 @attrs.frozen(kw_only=True)
 class Connecting:
-    """An attempt starts."""
+    """
+    An attempt starts.
+
+    Attributes:
+        conn: Number of the connection.
+        endpoint: Scheme, host and port of its URL; never path or query, which may hold a secret.
+        attempt: 1 for the first one since the last stable time.
+    """
 
     conn: int
     endpoint: str

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from resilient_ws.config import Failover
-from resilient_ws.endpoints import EndpointPool
+from resilient_ws.endpoints import EndpointPool, shown
 
 A, B, C = "wss://a.example", "wss://b.example", "wss://c.example"
 
@@ -303,3 +303,16 @@ def test_a_live_endpoint_is_found_soon(seed: int, rounds: int) -> None:
         pool.failed(tried[-1], now)
         now += 0.1
     assert len(tried) <= 2 * Failover().eject_after
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("wss://h:1/path?key=secret", "wss://h:1"),
+        ("wss://h?key=secret", "wss://h"),
+        ("ws://[::1]:80/#a", "ws://[::1]:80"),
+    ],
+)
+def test_what_is_shown_of_an_endpoint(url: str, expected: str) -> None:
+    """Path and query may hold secrets and are left out."""
+    assert shown(url) == expected
