@@ -161,7 +161,7 @@ class Nemesis:
             self.record(history.Fault("kill", node.name, kill.time))
             node.kill()
             self._starting.pop(node.name, None)
-            self._restarts[node.name] = self.clock() + self._rng.uniform(0.1, 0.9) * self.kill_every
+            self._restarts[node.name] = self.clock() + self._rng.uniform(0.05, 0.5) * self.kill_every
         return True
 
     def _restart_due(self) -> None:
