@@ -9,7 +9,7 @@ No socket, no clock: what must be told apart by time comes in as ``now``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import takewhile
 
 import attrs
@@ -17,7 +17,7 @@ import attrs
 from resilient_ws.config import Outbox
 from resilient_ws.exceptions import OutboxFull, Rejected, RemoteProtocolError, Undelivered
 from resilient_ws.fates import Fate, Fates
-from resilient_ws.frames import MAX_NUMBER, Batch, HelloOutbound, Payload, size_of
+from resilient_ws.frames import Batch, HelloOutbound, Payload, size_of
 
 Key = tuple[str, str]
 """(producer, stream)."""
@@ -274,8 +274,8 @@ class Unacked:
             RemoteProtocolError: The seq was never given to a connection.
         """
         lane = self._lanes.get((producer, stream))
-        if lane is None or seq > lane.written or seq > MAX_NUMBER:
-            sent = 0 if lane is None else lane.written
+        sent = 0 if lane is None else max(lane.written, lane.first - 1)  # what was dropped in front is settled too
+        if lane is None or seq > sent:
             raise RemoteProtocolError(
                 f"the server acked seq {seq} of stream {stream!r}, but only {sent} were sent",
                 hint="acks name the last seq stored for this producer and stream",
@@ -333,6 +333,14 @@ class Unacked:
                 first, last = found.get(lane.stream, (seqs[0], seqs[-1]))
                 found[lane.stream] = (min(first, seqs[0]), max(last, seqs[-1]))
         return found
+
+    def accepted(self) -> dict[Key, int]:
+        """Return {(producer, stream): last seq accepted} of each lane with something unacked, for :meth:`has_settled`."""
+        return {key: lane.next - 1 for key, lane in self._lanes.items() if len(lane)}
+
+    def has_settled(self, accepted: Mapping[Key, int]) -> bool:
+        """Say whether what had been accepted when :meth:`accepted` was asked has no need of an ack any more."""
+        return self.messages == 0 or all(self._lanes[key].first > seq for key, seq in accepted.items())
 
     def __len__(self) -> int:
         return self.messages

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from session_tools import EARLIER, PRODUCER, Rig, answer, data, gap
+from session_tools import EARLIER, PRODUCER, Rig, answer, data, gap, welcome
 
 from resilient_ws import events as e
 from resilient_ws import frames as f
@@ -270,6 +270,17 @@ def test_H2_what_the_store_lost_after_it_had_acked_it(seq: int, known: bool, los
     assert rig.told(e.AcknowledgedLost) == expected
     assert rig.seqs() == [n for n in (5, 6) if n > seq]
     assert rig.session.connected
+
+
+def test_a_mark_below_the_first_unacked_seq_is_no_ack_for_the_future() -> None:
+    """What was dropped before the hello is settled by it: a node that repeats that number says nothing new."""
+    rig = Rig.new(outbox=Outbox(max_messages=1, policy="drop_oldest"))
+    for x in "abc":
+        rig.send(x)
+    assert rig.made().outbound == (f.HelloOutbound(producer=0, stream="orders", first=3, next=4),)
+    rig.session.received(1, [welcome(rig.hello()), f.Ping(echo="", committed=(f.SeqMark(0, "orders", 2),))], rig.now)
+    rig.pump()
+    assert (rig.session.connected, rig.seqs()) == (True, [3])
 
 
 def test_S8_a_welcome_that_commits_what_was_never_written() -> None:
