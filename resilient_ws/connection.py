@@ -116,8 +116,7 @@ class Connection:
 
     def outbound(self, outbox: Unacked, now: float) -> list[Batch]:
         """Return what is to be written next, as far as the window goes."""
-        if self.hello is None:
-            return []
+        assert self.hello is not None  # only a welcomed connection writes
         found: list[Batch] = []
         for lane in outbox.writable():
             if lane.producer in self.hello.producers:
@@ -136,8 +135,7 @@ class Connection:
 
     def sent_marks(self) -> tuple[SeqMark, ...]:
         """Return the last seq given to this connection, per lane that it knows."""
-        if self.hello is None:
-            return ()
+        assert self.hello is not None  # only a welcomed connection has marks
         return tuple(
             SeqMark(self.hello.producers.index(producer), stream, cursor - 1)
             for (producer, stream), cursor in self.cursors.items()

@@ -181,7 +181,9 @@ def after_superseded(core: Conversation, connection: Connection, error: Exceptio
         core.end(SessionTakenOver(text), now)
         return
     core.foreign_at = now
-    if not core.is_racing():
+    if core.is_racing():
+        core.next_hello(now)
+    else:
         core.plan(core.rng.uniform(0.1, 1.0), now)
 
 

@@ -97,8 +97,7 @@ def settle(outbox: Unacked, hello: Hello, welcome: Welcome, *, resend: bool, now
         entry = asked[(answer.producer, answer.stream)]
         producer = hello.producers[answer.producer]
         lane = outbox.lane(producer, answer.stream)
-        if lane is None:
-            continue
+        assert lane is not None  # the hello was made from it
         for seq, code in answer.rejected:
             if outbox.reject(producer, answer.stream, seq, code, ""):
                 yield MessageRejected(stream=answer.stream, seq=seq, code=code)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tenacity
-from session_tools import FOREIGN, OURS, Rig, data
+from session_tools import Rig, data
 
 from resilient_ws import events as e
 from resilient_ws import frames as f
@@ -19,13 +19,12 @@ from resilient_ws.exceptions import (
     ConnectTimeout,
     HandshakeRejected,
     NoEndpoint,
+    Rejected,
     RemoteProtocolError,
-    SessionTakenOver,
     Undelivered,
 )
 from resilient_ws.session import SessionState
 
-BY_FOREIGN, BY_US = f"instance={FOREIGN}", f"instance={OURS}"
 DUPLICATE = (data(101), data(101))
 
 
@@ -150,6 +149,17 @@ def test_what_comes_from_a_connection_that_is_gone_is_dropped() -> None:
     rig.session.connection_made(2, rig.now)
     assert rig.session.state is SessionState.LIVE
     assert len(rig.all(f.Hello)) == 1
+
+
+def test_an_ejected_endpoint_is_passed_over() -> None:
+    """Enough failures in a row take an endpoint out for a while."""
+    rig = Rig.new(urls=["ws://a", "ws://b"], failover=Failover(eject_after=1, ejection=60.0))
+    rig.lose(NoEndpoint("refused"))
+    rig.redial()
+    rig.welcome()
+    rig.lose(1012)
+    rig.tick(30.0)
+    assert [dial.url for dial in rig.dials][:2] == ["ws://a", "ws://b"]
 
 
 # -- refused ----------------------------------------------------------------------------------------------------------
@@ -312,6 +322,17 @@ def test_1009_twice_without_progress_is_fatal() -> None:
     assert rig.session.state is SessionState.ENDED
 
 
+def test_1009_blames_what_was_written_on_its_connection() -> None:
+    """A stream of which all has failed, or nothing was sent, is passed over."""
+    rig = Rig.open(outbox=Outbox())
+    for stream in ("one", "two"):
+        rig.send("a", stream=stream)
+    rig.say(f.Reject(producer=0, stream="one", seq=1, code="no"))
+    rig.lose(1009)
+    assert isinstance(rig.outcome(1, "one"), Rejected)
+    assert isinstance(rig.outcome(1, "two"), Undelivered)
+
+
 def test_1009_with_nothing_sent_is_retried_once() -> None:
     """Nothing can be blamed."""
     rig = Rig.open()
@@ -319,70 +340,3 @@ def test_1009_with_nothing_sent_is_retried_once() -> None:
     rig.send("a")
     rig.redial()
     assert rig.outcome(1) is False
-
-
-# -- taken over -------------------------------------------------------------------------------------------------------
-
-
-def test_H13_superseded_by_ourselves_resumes() -> None:
-    """Our own newer hello (or an earlier life of ours) outranked the primary: say hello at once."""
-    for reason, own in ((BY_US, frozenset[str]()), (BY_FOREIGN, frozenset({FOREIGN}))):
-        rig = Rig.open(instances=own)
-        for _ in range(3):
-            rig.lose(4409, reason)
-            rig.redial()
-            rig.welcome()
-        assert rig.session.connected
-
-
-def test_superseded_by_another_resumes_once_more() -> None:
-    """After a jittered delay, with the newest token; a second time within 60 s is the end."""
-    rig = Rig.open()
-    rig.lose(4409, BY_FOREIGN)
-    assert rig.told(e.RetryScheduled)[-1].delay == 1.0
-    assert rig.redial().token == "t.1"
-    rig.welcome()
-    rig.tick(58.0)
-    rig.lose(4409, BY_FOREIGN)
-    assert isinstance(rig.session.error, SessionTakenOver)
-
-
-def test_a_foreign_4409_is_forgotten_after_a_minute() -> None:
-    """A fight that is over does not count."""
-    rig = Rig.open()
-    for _ in range(3):
-        rig.lose(4409, "")
-        rig.redial()
-        rig.welcome()
-        rig.now += 61.0
-    assert rig.session.state is SessionState.LIVE
-
-
-def test_H12_superseded_after_a_foreign_4409_is_taken_over() -> None:
-    """The verdict of the one more resume: nothing is replaced, nothing goes on."""
-    rig = Rig.open()
-    rig.lose(4409, BY_FOREIGN)
-    rig.redial()
-    rig.welcome(verdict="new", reason="superseded", session="01s2")
-    assert isinstance(rig.session.error, SessionTakenOver)
-    assert rig.all(f.Ready) == []
-    assert rig.shuts[-1].conn == 2
-
-
-def test_H12_superseded_without_one_is_a_lost_session() -> None:
-    """A journal was restored: a new session, as for every other reason."""
-    rig = Rig.open()
-    rig.resume(verdict="new", reason="superseded", session="01s2")
-    assert rig.session.connected
-    assert rig.told(e.SessionReplaced) == [e.SessionReplaced(reason="superseded", unacked=0)]
-
-
-def test_an_ejected_endpoint_is_passed_over() -> None:
-    """Enough failures in a row take an endpoint out for a while."""
-    rig = Rig.new(urls=["ws://a", "ws://b"], failover=Failover(eject_after=1, ejection=60.0))
-    rig.lose(NoEndpoint("refused"))
-    rig.redial()
-    rig.welcome()
-    rig.lose(1012)
-    rig.tick(30.0)
-    assert [dial.url for dial in rig.dials][:2] == ["ws://a", "ws://b"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import tenacity
 from session_tools import ALL_ROLES, Rig, answer, data
 
 from resilient_ws import events as e
 from resilient_ws import frames as f
-from resilient_ws.config import Inbox, Keepalive
+from resilient_ws.config import Inbox, Keepalive, Retry
 from resilient_ws.exceptions import AccessDenied, HandshakeRejected, NoEndpoint
 from resilient_ws.session import Role, SessionState
 
@@ -252,6 +253,14 @@ def test_a_spare_that_stands_too_late_takes_over() -> None:
     assert not rig.hello(2).standby
     rig.welcome(2)
     assert rig.session.connected
+
+
+def test_a_session_that_gives_up_shuts_its_spare_too() -> None:
+    """The end is the end of every connection, also of one that the same timer would have looked at."""
+    rig = Rig.open(urls=AB, roles=SPARED, retry=Retry(stop=tenacity.stop_after_attempt(1), connect_timeout=50.0))
+    rig.tick(41.0)
+    assert rig.session.state is SessionState.ENDED
+    assert [shut.conn for shut in rig.shuts] == [1, 2]
 
 
 def test_every_role_at_once() -> None:
