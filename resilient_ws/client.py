@@ -211,7 +211,7 @@ class Client:
 
     def flush(self, timeout: float | None = None) -> None:
         """
-        Wait until everything that was sent is committed.
+        Wait until everything that was sent before this call is committed.
 
         Raises:
             TimeoutError: Not everything yet; it is still on its way.
@@ -234,6 +234,7 @@ class Client:
         with self._performer.step() as now:
             self._sender.check_open()
             self._session.subscribe(stream, start, now)
+        self._receivers.forget(stream)
         self._performer.perform()
 
         def is_answered(now: float) -> bool:
@@ -248,7 +249,7 @@ class Client:
             raise TimeoutError(f"no answer to the subscription of {stream!r} yet; it is asked for until unsubscribe()")
 
     def unsubscribe(self, stream: str) -> None:
-        """Give a stream up; what was received of it is dropped, but for what other threads have in hand."""
+        """Give a stream up; what was received of it and not given yet is dropped."""
         check_stream_name(stream)
         with self._performer.step() as now:
             self._sender.check_open()
@@ -258,7 +259,8 @@ class Client:
 
     def position(self, stream: str) -> Position | None:
         """Return how far a stream is acked, to be given to ``subscribe=`` later; None before the server answered."""
-        with self._performer.step():
+        with self._performer.step() as now:
+            self._receivers.tell_progress(now)
             return self._session.position(stream)
 
     # -- ending -------------------------------------------------------------------------------------------------------
@@ -355,8 +357,7 @@ class Client:
             inbound = "in order per stream, exactly once in one life of this Client"
         if can.acks:
             outbound = "in order per stream, exactly once while this Client lives"
-        in_hand = "at least once for the message in hand when the process dies"
-        return f"Inbound: {inbound} ({in_hand}). Outbound: {outbound}."
+        return f"Inbound: {inbound} (the message in hand again, when the process dies). Outbound: {outbound}."
 
     def stats(self) -> dict[str, Any]:
         """Return counters and sizes of this moment."""

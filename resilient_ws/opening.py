@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import attrs
+
 from resilient_ws import dispatcher, instrumentation
 from resilient_ws.arguments import Arguments
 from resilient_ws.callbacks import Callbacks
@@ -42,7 +44,7 @@ def make_session(arguments: Arguments, now: float, rng: Any) -> Session:
         failover=arguments.failover,
         keepalive=arguments.keepalive,
         outbox=arguments.outbox,
-        inbox=arguments.inbox,
+        inbox=attrs.evolve(arguments.inbox, ack="manual"),  # who is done with what is told by receiving.py
         wire=arguments.wire,
         capabilities=arguments.dialect.capabilities,
         gaps="report" if arguments.on_gap == "report" else "raise",

@@ -1,7 +1,9 @@
 """
-The receiving threads of one Client, and what each has in hand: taken from the session, not given to the user yet.
+The receiving threads of one Client: what was taken from the session ahead of them, and what each has in its hands.
 
-The user's ``decoder`` and ``on_gap`` run here, so a message is never given under a lock.
+With automatic acks a few messages are taken at once, which saves a step of the session for each; they stay common
+property, so whichever thread asks gets the next one. The user's ``decoder`` and ``on_gap`` run here, in the thread that
+asked, so nothing is given to the user under a lock.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import attrs
 
@@ -22,9 +24,12 @@ from resilient_ws.inbox import Run
 from resilient_ws.session import Session
 
 MOST_AHEAD = 64
-"""Messages that a fast receiver takes at once."""
-_FAST = 0.001
-"""Seconds per message below which a receiver counts as fast."""
+"""Messages that are taken ahead at once."""
+MOST_BYTES_AHEAD = 64 << 10
+"""Bytes (characters of text) that are taken ahead at once, as far as the messages before tell."""
+_EVERYONE = 0
+
+Item = Message | Exception
 
 
 class Giver(Owner, Protocol):
@@ -33,142 +38,53 @@ class Giver(Owner, Protocol):
     def _report(self, event: Event) -> None: ...
 
 
+@attrs.define(eq=False)
 class Receiver:
     """
-    What one thread took.
-
-    A thread that handles messages fast takes several at once, which saves a step of the session for each; one that is
-    slow takes one, so that what it does not handle yet stays for other threads, and acks follow its work closely.
+    One receiving thread.
 
     Attributes:
-        number: The receiver's number in the session.
-        items: Runs and markers in order; of the first one, what is before ``_at`` was given to the user.
-        limit: How many to take at the next time.
+        number: Its number in the session.
+        ahead: Where it finds the next item: with automatic acks the common one.
+        in_hand: What it gave to its user last.
+        giving: What it is giving to its user at this moment; an interrupt leaves it here, and it is given again.
     """
 
-    __slots__ = (
-        "__weakref__", "_at", "_decoder", "_failures", "_max_deliveries", "_on_gap", "_taken", "_taken_at",
-        "items", "limit", "number",
-    )  # fmt: skip
+    number: int
+    ahead: deque[Item]
+    in_hand: list[Message] = attrs.field(factory=list)
+    giving: Item | None = None
 
-    def __init__(self, number: int, arguments: Arguments) -> None:
-        self.number = number
-        self.items: deque[Run | Exception] = deque()
-        self.limit = 1
-        self._taken: list[Run | Exception] = []
-        self._taken_at = 0.0
-        self._at = 0
-        self._failures = 0
-        self._decoder = arguments.decoder
-        self._on_gap = arguments.on_gap
-        self._max_deliveries = arguments.inbox.max_deliveries
 
-    # -- in a step of the session -------------------------------------------------------------------------------------
+@attrs.define(eq=False)
+class Progress:
+    """
+    How far the users of all threads are, with automatic acks; refers to no function of the user's.
 
-    def took(self, taken: list[Run | Exception], now: float) -> None:
-        """Hold what the session handed over."""
-        self._taken, self._taken_at = taken, now
-        self.items.extend(taken)
+    A message is handled when the thread that has it asks for the next one, or ends. What is acked of a stream stays
+    below the oldest message that is in somebody's hands.
+    """
 
-    def adapt(self, now: float) -> None:
-        """Choose how many to take next, before the first look whether there is something."""
-        count = sum(len(run.payloads) for run in self._taken if isinstance(run, Run))
-        is_fast = bool(count) and now - self._taken_at < count * _FAST
-        self.limit = min(2 * self.limit, MOST_AHEAD) if is_fast else 1
+    session: Session
+    receivers: weakref.WeakSet[Receiver] = attrs.field(factory=weakref.WeakSet)
+    given: dict[str, Message] = attrs.field(factory=dict)
+    _told: dict[str, tuple[str, int]] = attrs.field(factory=dict)
 
-    def handled(self) -> Iterator[tuple[str, str, int]]:
-        """Yield (stream, epoch, offset) up to which the user is done; the message that was given last is not."""
-        if not self.items:
-            return
-        passed = len(self._taken) - len(self.items)
-        last = passed - 1
-        while last >= 0 and not isinstance(self._taken[last], Run):
-            last -= 1
-        for i, run in enumerate(self._taken[:passed]):
-            if isinstance(run, Run):
-                count = len(run.payloads) - (i == last and self._at == 0)
-                if count:
-                    yield run.stream, run.epoch, run.first + count - 1
-        current = self.items[0]
-        if isinstance(current, Run) and self._at > 1:
-            yield current.stream, current.epoch, current.first + self._at - 2
-
-    def forget(self, stream: str) -> None:
-        """Drop what is in hand of a stream that was given up."""
-        kept = [item for item in self.items if getattr(item, "stream", None) != stream]
-        if len(kept) < len(self.items):
-            if not kept or kept[0] is not self.items[0]:
-                self._at = 0
-            self.items = deque(kept)
-            self._taken = kept
-
-    # -- outside ------------------------------------------------------------------------------------------------------
-
-    def next(self, owner: Giver) -> Message | None:
-        """
-        Return the next message; None where a marker was settled.
-
-        Raises:
-            Exception: A marker, or what ``decoder`` or ``on_gap`` raised; then the next call comes to the same place.
-        """
-        item = self.items[0]
-        if not isinstance(item, Run):
-            self._settle(item)
-            return None
-        at = self._at
-        data: Any = item.payloads[at]
-        if self._decoder is not None:
-            try:
-                data = self._decoder(data)
-            except Exception as error:
-                self._failed(owner, item, error)
-                raise
-        message = Message(item.stream, item.epoch, item.first + at, data, owner, self.number)
-        self._pass(item)
-        return message
-
-    def next_many(self, owner: Giver, limit: int) -> list[Message]:
-        """Return the messages in hand up to a marker or one that cannot be decoded; none where a marker was settled."""
-        found: list[Message] = []
-        while self.items and len(found) < limit:
-            if found and not isinstance(self.items[0], Run):
-                break
-            failures = self._failures
-            try:
-                message = self.next(owner)
-            except Exception:
-                if not found or self._failures == 0:
-                    raise
-                self._failures = failures  # the user has not seen this one
-                break
-            if message is None:
-                break
-            found.append(message)
-        return found
-
-    def _pass(self, item: Run) -> None:
-        self._failures = 0
-        self._at += 1
-        if self._at == len(item.payloads):
-            # An interrupt between these two gives a run again rather than losing the next one.
-            self._at = 0
-            self.items.popleft()
-
-    def _settle(self, marker: Exception) -> None:
-        if isinstance(marker, (Gap, SessionLost)) and callable(self._on_gap):
-            self._on_gap(marker)
-            self.items.popleft()
-            return
-        self.items.popleft()
-        raise marker
-
-    def _failed(self, owner: Giver, item: Run, error: Exception) -> None:
-        self._failures += 1
-        if self._failures < self._max_deliveries:
-            return
-        offset, failures = item.first + self._at, self._failures
-        self._pass(item)
-        owner._report(DeadLettered(stream=item.stream, offset=offset, deliveries=failures, error=type(error).__name__))
+    def tell(self, now: float) -> None:
+        """Ack what is handled; the driver's lock is held."""
+        last = list(self.given.items())
+        oldest: dict[str, Message] = {}
+        for receiver in list(self.receivers):
+            for message in list(receiver.in_hand):
+                known = oldest.setdefault(message.stream, message)
+                if message._tag < known._tag:
+                    oldest[message.stream] = message
+        for stream, given in last:
+            held = oldest.get(stream)
+            upto = (given.epoch, given.offset) if held is None else (held.epoch, held.offset - 1)
+            if self._told.get(stream) != upto:
+                self._told[stream] = upto
+                self.session.ack(stream, *upto, _EVERYONE, now)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -179,87 +95,177 @@ class Receivers:
     Attributes:
         driver: Reads while a thread waits.
         end_error: Says why nothing comes any more.
-        is_closed: The user closed the Client: what is in hand is not given any more.
+        is_closed: The user closed the Client: nothing is given any more.
     """
 
     driver: Driver
     arguments: Arguments
     end_error: Callable[[], Exception]
     is_closed: bool = False
+    _progress: Progress = attrs.field(init=False)
+    _is_auto: bool = attrs.field(init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock)
     _threads: threading.local = attrs.field(factory=threading.local)
-    _all: weakref.WeakSet[Receiver] = attrs.field(factory=weakref.WeakSet)
-    _last_number: int = 0
+    _common: deque[Item] = attrs.field(factory=deque)
+    _failures: dict[tuple[str, str, int], int] = attrs.field(factory=dict)
+    _last_number: int = _EVERYONE
+    _last_tag: int = 0
+    _limit: int = 1
 
     def __attrs_post_init__(self) -> None:
-        if self.arguments.inbox.ack == "auto":
-            self.driver.before_timers = _make_progress(self.driver.performer.session, self._all)
+        self._progress = Progress(self.driver.performer.session)
+        self._is_auto = self.arguments.inbox.ack == "auto"
+        if self._is_auto:
+            self.driver.before_timers = self._progress.tell
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._progress.receivers)
 
     def mine(self) -> Receiver:
         """Return the calling thread's receiver."""
         try:
             return self._threads.receiver  # type: ignore[no-any-return]
         except AttributeError:
-            with self.driver.performer.step():
+            with self.driver.performer.look():
                 self._last_number += 1
-                receiver = self._threads.receiver = Receiver(self._last_number, self.arguments)
-                self._all.add(receiver)
+                receiver = Receiver(self._last_number, self._common if self._is_auto else deque())
+                self._progress.receivers.add(receiver)
+                self._threads.receiver = receiver
             return receiver
 
     def is_only_mine(self) -> bool:
         """Say whether no other thread receives."""
-        count = len(self._all)
+        count = len(self)
         return count == 0 or (count == 1 and hasattr(self._threads, "receiver"))
 
     def forget(self, stream: str) -> None:
-        """Drop what the calling thread has in hand of a stream."""
-        self.mine().forget(stream)
+        """Drop what was taken ahead of a stream."""
+        with self._lock:
+            kept = [item for item in self._common if getattr(item, "stream", None) != stream]
+            self._common.clear()
+            self._common.extend(kept)
+
+    def tell_progress(self, now: float) -> None:
+        """Ack what the users have handled so far; the driver's lock is held."""
+        if self._is_auto:
+            self._progress.tell(now)
+
+    # -- giving -------------------------------------------------------------------------------------------------------
 
     def receive(self, owner: Giver, timeout: float | None) -> Message:
         """Return the next message (see ``Client.recv``)."""
         receiver = self.mine()
+        receiver.in_hand = []
         deadline = None if timeout is None else self.driver.performer.clock() + timeout
         while True:
-            if self.is_closed or not receiver.items:
-                self._fetch(receiver, None, deadline)
-            message = receiver.next(owner)
+            message = self._next(receiver, owner, 1, deadline)
             if message is not None:
+                receiver.giving = None
                 return message
 
     def receive_many(self, owner: Giver, limit: int, timeout: float | None) -> list[Message]:
         """Return the messages that are there (see ``Client.recv_many``)."""
         receiver = self.mine()
+        receiver.in_hand = []
         deadline = None if timeout is None else self.driver.performer.clock() + timeout
-        while True:
-            if self.is_closed or not receiver.items:
-                self._fetch(receiver, limit, deadline)
-            messages = receiver.next_many(owner, limit)
-            if messages:
-                return messages
+        found: list[Message] = []
+        while not found or (len(found) < limit and receiver.ahead and isinstance(receiver.ahead[0], Message)):
+            try:
+                message = self._next(receiver, owner, limit, deadline)
+            except Exception:
+                if not found:
+                    raise
+                break  # it was put back, and is raised by the next call
+            if message is not None:
+                found.append(message)
+                receiver.giving = None
+        return found
 
-    def _fetch(self, receiver: Receiver, limit: int | None, deadline: float | None) -> None:
+    def _next(self, receiver: Receiver, owner: Giver, limit: int, deadline: float | None) -> Message | None:
+        item = self._pick(receiver)
+        while item is None:
+            self._fetch(receiver, owner, limit, deadline)
+            item = self._pick(receiver)
+        try:
+            if isinstance(item, Message):
+                message = self._decoded(item)
+                receiver.in_hand.append(message)
+                self._progress.given[item.stream] = message
+                return message
+            self._settle(item)
+        except Exception as error:
+            self._put_back(receiver, item, error, owner)
+            raise
+        receiver.giving = None
+        return None
+
+    def _pick(self, receiver: Receiver) -> Item | None:
+        if self.is_closed:
+            raise self.end_error()
+        ahead = receiver.ahead
+        with self._lock:
+            if receiver.giving is None and ahead:
+                receiver.giving = ahead[0]
+            if ahead and receiver.giving is ahead[0]:
+                ahead.popleft()
+            return receiver.giving
+
+    def _decoded(self, item: Message) -> Message:
+        decoder = self.arguments.decoder
+        if decoder is None:
+            return item
+        # A new object: the payload itself stays, should an interrupt come before the user has the message.
+        message = Message(item.stream, item.epoch, item.offset, decoder(item.data), item._owner, item._tag)
+        if self._failures:
+            self._failures.pop((item.stream, item.epoch, item.offset), None)
+        return message
+
+    def _settle(self, marker: Exception) -> None:
+        on_gap = self.arguments.on_gap
+        if not isinstance(marker, (Gap, SessionLost)) or not callable(on_gap):
+            raise marker
+        on_gap(marker)
+
+    def _put_back(self, receiver: Receiver, item: Item, error: Exception, owner: Giver) -> None:
+        """Have an item given again that failed, if the user is to see it again."""
+        is_seen = not receiver.in_hand
+        receiver.giving = None
+        if is_seen and (item is error or (isinstance(item, Message) and self._is_dead(item, error, owner))):
+            return
+        with self._lock:
+            receiver.ahead.appendleft(item)
+
+    def _is_dead(self, item: Message, error: Exception, owner: Giver) -> bool:
+        """Count a failure; after too many the message is passed, and that is reported."""
+        key = (item.stream, item.epoch, item.offset)
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        if failures < self.arguments.inbox.max_deliveries:
+            return False
+        del self._failures[key]
+        self._progress.given[item.stream] = item
+        what = type(error).__name__
+        owner._report(DeadLettered(stream=item.stream, offset=item.offset, deliveries=failures, error=what))
+        return True
+
+    # -- fetching -----------------------------------------------------------------------------------------------------
+
+    def _fetch(self, receiver: Receiver, owner: Giver, limit: int, deadline: float | None) -> None:
         performer = self.driver.performer
-        receiver.adapt(performer.clock())
-        count = limit if limit is not None else receiver.limit if len(self._all) == 1 else 1
-
+        session = performer.session
         is_first = True
-
-        def hand_over(now: float) -> bool:
-            taken = performer.session.take(count, receiver.number, now)
-            if taken:
-                receiver.took(taken, now)
-            return bool(taken)
 
         def take(now: float) -> bool:
             nonlocal is_first
             if self.is_closed:
                 raise self.end_error()
-            # The first call also says that this thread is done with what it had.
-            if (is_first or performer.session.has_items) and performer.change(hand_over, now):
-                return True
+            if receiver.ahead:
+                return True  # another thread took it
+            if is_first:
+                performer.change(self.tell_progress, now)
             is_first = False
+            if session.has_items:
+                performer.change(self._take, receiver, owner, limit, now)
+                return bool(receiver.ahead)
             if performer.has_ended:
                 raise self.end_error()
             return False
@@ -267,13 +273,29 @@ class Receivers:
         if not self.driver.pump(take, deadline):
             raise TimeoutError("no message came in time; the session goes on")
 
+    def _take(self, receiver: Receiver, owner: Giver, limit: int, now: float) -> None:
+        number = _EVERYONE if self._is_auto else receiver.number
+        count = max(limit, self._limit) if self._is_auto else limit
+        messages = size = 0
+        for item in self.driver.performer.session.take(count, number, now):
+            if isinstance(item, Run):
+                messages += len(item.payloads)
+                size += sum(map(len, item.payloads))
+                receiver.ahead.extend(self._messages(item, owner, number))
+            else:
+                receiver.ahead.append(item)
+        if messages:
+            most = max(1, MOST_BYTES_AHEAD * messages // max(size, 1))
+            self._limit = min(2 * self._limit, MOST_AHEAD, most)
 
-def _make_progress(session: Session, receivers: weakref.WeakSet[Receiver]) -> Callable[[float], None]:
-    # No method: the driver must not refer to the user's functions, which may refer to the Client.
-    def tell(now: float) -> None:
-        """Tell the session how far each receiver is with what it took ahead; in a step."""
-        for receiver in list(receivers):
-            for stream, epoch, offset in receiver.handled():
-                session.ack(stream, epoch, offset, receiver.number, now)
-
-    return tell
+    def _messages(self, run: Run, owner: Giver, number: int) -> list[Message]:
+        # With automatic acks the tag is the order in which messages were taken, else the receiver that they belong to.
+        stream, epoch, payloads = run.stream, run.epoch, run.payloads
+        if not self._is_auto:
+            numbered = enumerate(payloads, run.first)
+            return [Message(stream, epoch, offset, data, owner, number) for offset, data in numbered]
+        last, self._last_tag = self._last_tag, self._last_tag + len(payloads)
+        return [
+            Message(stream, epoch, offset, data, owner, tag)
+            for tag, (offset, data) in enumerate(enumerate(payloads, run.first), last + 1)
+        ]

@@ -59,13 +59,18 @@ class Sender:
             raise self.end_error()
 
     def flush(self, timeout: float | None) -> None:
-        """Wait until everything is committed (see ``Client.flush``)."""
+        """Wait until everything that was sent so far is committed (see ``Client.flush``)."""
         performer = self.driver.performer
         session = performer.session
         deadline = None if timeout is None else performer.clock() + timeout
-        if not self.driver.pump(lambda now: session.is_flushed or performer.has_ended, deadline):
+        with performer.look():
+            accepted = session.accepted()  # what other threads send meanwhile is not waited for
+        if not self.driver.pump(lambda now: session.has_settled(accepted) or performer.has_ended, deadline):
             raise TimeoutError(f"{session.outbox_size[0]} messages have no ack yet; they are still on their way")
-        self.raise_undelivered()
+        with performer.look():
+            is_settled = session.has_settled(accepted)
+        if not is_settled:
+            self.raise_undelivered()
 
     def raise_undelivered(self) -> None:
         """Raise Undelivered where something has no ack."""

@@ -481,6 +481,33 @@ def test_acks_follow_a_receiver_that_took_ahead(opened: Any) -> None:
     assert mark == AckedMark("s", "e", 99)
 
 
+def test_messages_taken_ahead_are_everybodys(opened: Any, pool: ThreadPoolExecutor) -> None:
+    """Whichever thread asks gets the next message: none stays behind with a thread that asks no more."""
+    client, peer = opened()
+    peer.send(data(1, *[str(i) for i in range(1, 201)]))
+    got = []
+    for i in range(200):
+        call = pool.submit(client.recv, SOON) if i % 3 else None
+        got.append((client.recv(SOON) if call is None else call.result(SOON)).offset)
+    assert got == list(range(1, 201))
+
+
+def test_acks_stay_below_what_another_thread_has_in_hand(opened: Any, pool: ThreadPoolExecutor) -> None:
+    """A message in one thread's hands holds the ack, however far others go; when that thread asks again it moves."""
+    client, peer = opened()
+    peer.send(data(1, *"abcdefgh"))
+    slow = ThreadPoolExecutor(1)
+    assert slow.submit(client.recv, SOON).result(SOON).data == "a"
+    for _ in range(5):
+        client.recv(SOON)
+    assert client.position("s") == Position("e", 0)
+    assert slow.submit(client.recv, SOON).result(SOON).data == "g"
+    assert client.position("s") == Position("e", 5)
+    slow.shutdown()
+    client.recv(SOON)
+    until(lambda: gc.collect() >= 0 and client.position("s") == Position("e", 7))
+
+
 def test_manual_acks(opened: Any) -> None:
     """With ack="manual" only message.ack() acks, however many are asked for."""
     client, peer = opened(inbox=Inbox(ack="manual", ack_delay=0.01))
@@ -740,15 +767,15 @@ def test_slow_consumer_without_credit(opened: Any) -> None:
     bounds = {"inbox": Inbox(max_messages=2), "outbox": Outbox(max_messages=1)}
     client, peer = opened(dialect=WithoutCredit(), keepalive=Keepalive(interval=60), **bounds)
     peer.send(data(1, "a", "b"))
-    assert client.recv(SOON).data == "a"
-    peer.send(data(3, "c"))
+    assert [client.recv(SOON).data, client.recv(SOON).data] == ["a", "b"]
+    peer.send(data(3, "c", "d"))
     until(lambda: client.stats()["inbox"][0] == 2)
     client.send("x")
     peer.send(acked(1))
     with pytest.raises(SlowConsumer) as caught:
         client.send("y")
     assert (caught.value.pending, caught.value.limit) == (2, 2)
-    assert [client.recv(SOON).data, client.recv(SOON).data] == ["b", "c"]
+    assert [client.recv(SOON).data, client.recv(SOON).data] == ["c", "d"]
     client.send("y")
 
 
@@ -762,6 +789,26 @@ def test_flush_waits_for_all_acks(opened: Any, pool: ThreadPoolExecutor) -> None
     flushing = pool.submit(client.flush, SOON)
     peer.send(acked(2))
     flushing.result(SOON)
+
+
+def test_flush_does_not_wait_for_what_is_sent_after_it(
+    opened: Any, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that go on sending neither hold a flush() up nor make it fail; it covers what was sent before."""
+    client, peer = opened()
+    client.send("a")
+    accepted, has_begun = client._session.accepted, threading.Event()
+    monkeypatch.setattr(client._session, "accepted", lambda: (accepted(), has_begun.set())[0])
+    flushing = pool.submit(client.flush, SOON)
+    assert has_begun.wait(SOON)
+    client.send("b", "other")
+    client.send("c")
+    with pytest.raises(TimeoutError):
+        flushing.result(0.05)
+    peer.send(acked(1))
+    flushing.result(SOON)
+    with pytest.raises(TimeoutError, match="2 messages"):
+        client.flush(0.01)
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------
@@ -1261,13 +1308,22 @@ def serve_one(peer):
     except (EOFError, OSError, TimeoutError):
         pass
 threading.Thread(target=serve, daemon=True).start()
-client = dialer.connect(subscribe={"s": "earliest"}, stream="out", retry=Retry(wait=tenacity.wait_fixed(0.01)))
+last = 0
+def decoder(payload):
+    global last
+    offset = int(payload)
+    assert offset in (last, last + 1), (offset, last)
+    last = offset
+    return payload
+client = dialer.connect(
+    subscribe={"s": "earliest"}, stream="out", retry=Retry(wait=tenacity.wait_fixed(0.01)), decoder=decoder
+)
 rng = random.Random(5)
 stop = threading.Event()
 def interrupt():
     while not stop.wait(rng.uniform(0.001, 0.01)):
         os.kill(os.getpid(), signal.SIGINT)
-got, hits, last, returned = [], 0, 0, 0
+hits = 0
 deadline = time.monotonic() + 20
 def loop():
     # An interrupt between the return of recv() and this loop's own note of it is the caller's to bear, so it is counted
@@ -1275,13 +1331,6 @@ def loop():
     while last < TOTAL and time.monotonic() < deadline:
         client.recv(10)
         client.send("e")
-def decoder(payload):
-    global last
-    offset = int(payload)
-    assert offset in (last, last + 1), (offset, last)
-    last = offset
-    return payload
-client._receivers.mine()._decoder = decoder
 thread = threading.Thread(target=interrupt)
 ended = None
 def once():
