@@ -323,6 +323,14 @@ class Session:
     def is_flushed(self) -> bool:
         return len(self._core.outbox) == 0
 
+    def accepted(self) -> dict[tuple[str, str], int]:
+        """Return what :meth:`has_settled` can be asked about later: everything accepted so far that has no ack."""
+        return self._core.outbox.accepted()
+
+    def has_settled(self, accepted: Mapping[tuple[str, str], int]) -> bool:
+        """Say whether all that was accepted at that time has its ack, or failed."""
+        return self._core.outbox.has_settled(accepted)
+
     @property
     def unacked(self) -> dict[str, tuple[int, int]]:
         """{stream: (first seq, last seq)} without an ack."""
