@@ -335,7 +335,7 @@ class Unacked:
         return found
 
     def accepted(self) -> dict[Key, int]:
-        """Return {(producer, stream): last seq accepted} of each lane with something unacked, for :meth:`has_settled`."""
+        """Return {(producer, stream): last seq accepted} of each lane that waits, for :meth:`has_settled`."""
         return {key: lane.next - 1 for key, lane in self._lanes.items() if len(lane)}
 
     def has_settled(self, accepted: Mapping[Key, int]) -> bool:
