@@ -292,7 +292,7 @@ MUTANTS: dict[str, Mutant] = {
     "epoch_not_compared": Mutant("8", "epoch", 0, _on(Reader, "settle", _epoch_not_compared)),
     "no_credit": Mutant("9", "usual", 0, _on(Conversation, "marks", _no_credit)),
     "no_acks": Mutant("9", "usual", 10, _on(Arrivals, "acks", _no_acks)),
-    "zero_is_absent": Mutant("10", "usual", 8, _patch_hello_stream(_zero_is_absent)),
+    "zero_is_absent": Mutant("10", "usual", 12, _patch_hello_stream(_zero_is_absent)),
     "client_ping_marks": Mutant("ping", "swallow", 3, _on(hearing, "is_missing", _marks_ignored)),
     "server_ping_marks": Mutant("ping", "swallow", 16, _on(Appending, "marks", _server_marks_missing)),
     "no_client_deadline": Mutant("liveness", "usual", 0, _on(hearing, "_liveness", _patient)),

@@ -103,8 +103,8 @@ class Pipe:
     def heal(self) -> None:
         self.is_stalled = False
         held, self.held = self.held, []
-        for what, args in held:
-            self.pass_on(what, *args)
+        for what, args in held:  # at once, so that nothing that is still on its way comes first
+            self.wire.world.after(0.0, self._arrive, what, args)
 
 
 class Wire:
