@@ -38,6 +38,18 @@ class Giver(Owner, Protocol):
     def _report(self, event: Event) -> None: ...
 
 
+class _Acks:
+    """What a message asks to be acked; it does not keep the Client, so that one that was dropped open is noticed."""
+
+    def __init__(self, giver: Giver) -> None:
+        self._giver = weakref.ref(giver)
+
+    def _ack(self, message: Message) -> None:
+        giver = self._giver()
+        if giver is not None:
+            giver._ack(message)
+
+
 @attrs.define(eq=False)
 class Receiver:
     """
@@ -62,29 +74,49 @@ class Progress:
     How far the users of all threads are, with automatic acks; refers to no function of the user's.
 
     A message is handled when the thread that has it asks for the next one, or ends. What is acked of a stream stays
-    below the oldest message that is in somebody's hands.
+    below the oldest message that is in somebody's hands, on its way there, or put back because it failed.
+
+    Attributes:
+        lock: Guards ``ahead`` and ``given``; taken below the driver's.
+        ahead: What was taken and nobody has asked for yet.
+        given: The last message of each stream that somebody asked for.
     """
 
     session: Session
+    lock: threading.Lock
+    ahead: deque[Item]
     receivers: weakref.WeakSet[Receiver] = attrs.field(factory=weakref.WeakSet)
     given: dict[str, Message] = attrs.field(factory=dict)
     _told: dict[str, tuple[str, int]] = attrs.field(factory=dict)
 
     def tell(self, now: float) -> None:
         """Ack what is handled; the driver's lock is held."""
-        last = list(self.given.items())
         oldest: dict[str, Message] = {}
-        for receiver in list(self.receivers):
-            for message in list(receiver.in_hand):
-                known = oldest.setdefault(message.stream, message)
-                if message._tag < known._tag:
-                    oldest[message.stream] = message
+        with self.lock:
+            last = list(self.given.items())
+            out = [item for item in self.ahead if isinstance(item, Message) and self._was_given(item)]
+            for receiver in list(self.receivers):
+                out += [receiver.giving] if isinstance(receiver.giving, Message) else []
+                out += receiver.in_hand
+        for message in out:
+            known = oldest.setdefault(message.stream, message)
+            if message._tag < known._tag:
+                oldest[message.stream] = message
         for stream, given in last:
             held = oldest.get(stream)
             upto = (given.epoch, given.offset) if held is None else (held.epoch, held.offset - 1)
             if self._told.get(stream) != upto:
                 self._told[stream] = upto
                 self.session.ack(stream, *upto, _EVERYONE, now)
+
+    def note(self, message: Message) -> None:
+        """Note that somebody gets this message; ``lock`` is held."""
+        if not self._was_given(message):
+            self.given[message.stream] = message
+
+    def _was_given(self, message: Message) -> bool:
+        last = self.given.get(message.stream)
+        return last is not None and message._tag <= last._tag
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -113,7 +145,7 @@ class Receivers:
     _limit: int = 1
 
     def __attrs_post_init__(self) -> None:
-        self._progress = Progress(self.driver.performer.session)
+        self._progress = Progress(self.driver.performer.session, self._lock, self._common)
         self._is_auto = self.arguments.inbox.ack == "auto"
         if self._is_auto:
             self.driver.before_timers = self._progress.tell
@@ -190,7 +222,6 @@ class Receivers:
             if isinstance(item, Message):
                 message = self._decoded(item)
                 receiver.in_hand.append(message)
-                self._progress.given[item.stream] = message
                 return message
             self._settle(item)
         except Exception as error:
@@ -206,9 +237,12 @@ class Receivers:
         with self._lock:
             if receiver.giving is None and ahead:
                 receiver.giving = ahead[0]
-            if ahead and receiver.giving is ahead[0]:
+            item = receiver.giving
+            if ahead and item is ahead[0]:
                 ahead.popleft()
-            return receiver.giving
+                if self._is_auto and isinstance(item, Message):
+                    self._progress.note(item)
+            return item
 
     def _decoded(self, item: Message) -> Message:
         decoder = self.arguments.decoder
@@ -229,11 +263,12 @@ class Receivers:
     def _put_back(self, receiver: Receiver, item: Item, error: Exception, owner: Giver) -> None:
         """Have an item given again that failed, if the user is to see it again."""
         is_seen = not receiver.in_hand
-        receiver.giving = None
         if is_seen and (item is error or (isinstance(item, Message) and self._is_dead(item, error, owner))):
+            receiver.giving = None
             return
         with self._lock:
             receiver.ahead.appendleft(item)
+            receiver.giving = None
 
     def _is_dead(self, item: Message, error: Exception, owner: Giver) -> bool:
         """Count a failure; after too many the message is passed, and that is reported."""
@@ -242,7 +277,6 @@ class Receivers:
         if failures < self.arguments.inbox.max_deliveries:
             return False
         del self._failures[key]
-        self._progress.given[item.stream] = item
         what = type(error).__name__
         owner._report(DeadLettered(stream=item.stream, offset=item.offset, deliveries=failures, error=what))
         return True
@@ -277,18 +311,19 @@ class Receivers:
         number = _EVERYONE if self._is_auto else receiver.number
         count = max(limit, self._limit) if self._is_auto else limit
         messages = size = 0
+        acks: Any = _Acks(owner)
         for item in self.driver.performer.session.take(count, number, now):
             if isinstance(item, Run):
                 messages += len(item.payloads)
                 size += sum(map(len, item.payloads))
-                receiver.ahead.extend(self._messages(item, owner, number))
+                receiver.ahead.extend(self._messages(item, acks, number))
             else:
                 receiver.ahead.append(item)
         if messages:
             most = max(1, MOST_BYTES_AHEAD * messages // max(size, 1))
             self._limit = min(2 * self._limit, MOST_AHEAD, most)
 
-    def _messages(self, run: Run, owner: Giver, number: int) -> list[Message]:
+    def _messages(self, run: Run, owner: Owner, number: int) -> list[Message]:
         # With automatic acks the tag is the order in which messages were taken, else the receiver that they belong to.
         stream, epoch, payloads = run.stream, run.epoch, run.payloads
         if not self._is_auto:

@@ -481,6 +481,34 @@ def test_acks_follow_a_receiver_that_took_ahead(opened: Any) -> None:
     assert mark == AckedMark("s", "e", 99)
 
 
+@pytest.mark.parametrize("is_put_back", [False, True], ids=["decoding", "put_back"])
+def test_acks_stay_below_what_is_being_decoded(opened: Any, pool: ThreadPoolExecutor, is_put_back: bool) -> None:
+    """A message that one thread's decoder has not done, or failed on, is not acked, however far others go."""
+    is_decoding, may_go_on = threading.Event(), threading.Event()
+
+    def decoder(payload: str) -> str:
+        if payload == "b" and not is_decoding.is_set():
+            is_decoding.set()
+            may_go_on.wait(SOON)
+            raise ZeroDivisionError
+        return payload
+
+    client, peer = opened(decoder=decoder)
+    peer.send(data(1, *"abcdefgh"))
+    assert client.recv(SOON).data == "a"
+    slow = pool.submit(client.recv, SOON)
+    assert is_decoding.wait(SOON)
+    assert [client.recv(SOON).data for _ in "cde"] == ["c", "d", "e"]
+    if is_put_back:
+        may_go_on.set()
+        assert isinstance(slow.exception(SOON), ZeroDivisionError)
+    assert client.position("s") == Position("e", 1)
+    may_go_on.set()
+    slow.exception(SOON)
+    assert [client.recv(SOON).data for _ in "bf"] == ["b", "f"]
+    assert client.position("s") == Position("e", 5)
+
+
 def test_messages_taken_ahead_are_everybodys(opened: Any, pool: ThreadPoolExecutor) -> None:
     """Whichever thread asks gets the next message: none stays behind with a thread that asks no more."""
     client, peer = opened()
@@ -1492,6 +1520,8 @@ def test_X7_client_that_is_dropped_open_warns_and_closes(dialer: ScriptedDialer,
     service = Service()
     service.client = dialer.connect(subscribe=["s"], on_event=service.on_event)
     peer = answering.result(SOON)
+    peer.send(data(1, *"abc"))
+    assert service.client.recv(SOON).data == "a"
     del service
     with pytest.warns(ResourceWarning, match=r"unclosed <resilient_ws.Client live") as warned:
         until(lambda: gc.collect() >= 0 and len(warned) > 0)  # the dispatcher may still have an event for it
