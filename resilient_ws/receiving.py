@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import attrs
 
@@ -311,7 +311,7 @@ class Receivers:
         number = _EVERYONE if self._is_auto else receiver.number
         count = max(limit, self._limit) if self._is_auto else limit
         messages = size = 0
-        acks: Any = _Acks(owner)
+        acks = cast(Owner, _Acks(owner))
         for item in self.driver.performer.session.take(count, number, now):
             if isinstance(item, Run):
                 messages += len(item.payloads)
