@@ -2,7 +2,7 @@
 The one thread per process that runs the user's callbacks: in order, and never under a lock of ours.
 
 What the callbacks are for is not known here. The line is bounded; what finds no room is dropped, and the caller counts
-it.
+it. What was promised, a receipt's callback, is bounded elsewhere and always finds room.
 """
 
 from __future__ import annotations
@@ -32,18 +32,28 @@ class Dispatcher:
     def post(self, callback: Callable[..., object], *args: Any) -> bool:
         """Put a call into the line; False where there was no room, or no thread."""
         with self._changed:
-            if len(self._calls) >= self._limit or process.is_ending():
+            if len(self._calls) >= self._limit or process.is_ending() or not self._start():
                 return False
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="resilient_ws-dispatcher", daemon=True)
-                try:
-                    self._thread.start()
-                except RuntimeError:
-                    self._thread = None
-                    return False
             self._calls.append((callback, args))
             self._changed.notify()
             return True
+
+    def promise(self, callback: Callable[..., object], *args: Any) -> None:
+        """Put a call into the line, however long that is; without a thread it waits for the next call's."""
+        with self._changed:
+            self._calls.append((callback, args))
+            self._changed.notify()
+            if not process.is_ending():
+                self._start()
+
+    def _start(self) -> bool:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="resilient_ws-dispatcher", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:
+                self._thread = None
+        return self._thread is not None
 
     def _run(self) -> None:
         while True:
@@ -65,6 +75,11 @@ _dispatcher = Dispatcher()
 def post(callback: Callable[..., object], *args: Any) -> bool:
     """Have the process's :class:`Dispatcher` call ``callback(*args)``; False where there was no room."""
     return _dispatcher.post(callback, *args)
+
+
+def promise(callback: Callable[..., object], *args: Any) -> None:
+    """Have the process's :class:`Dispatcher` call ``callback(*args)``, however much waits before it."""
+    _dispatcher.promise(callback, *args)
 
 
 def _in_child() -> None:

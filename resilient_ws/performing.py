@@ -154,7 +154,7 @@ class Performer:
         self._is_collecting = False
         if self.callbacks:
             for call, receipt in self.callbacks.done(self.session.outcome):
-                dispatcher.post(call, receipt)
+                dispatcher.promise(call, receipt)
         return bool(self._todo or self._events)
 
     # -- performing ---------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from resilient_ws import events
 from resilient_ws.client import Client
 from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.dialects.native import Native
+from resilient_ws.dispatcher import Dispatcher
 from resilient_ws.exceptions import (
     AccessDenied,
     ConnectError,
@@ -608,6 +609,26 @@ def test_receipts_tell_the_fate(opened: Any) -> None:
     client.close()
     with pytest.raises(Undelivered):
         second.result(SOON)
+
+
+def test_receipt_callbacks_are_not_dropped(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the callbacks are, and however many an ack settles at once, each is called."""
+    monkeypatch.setattr("resilient_ws.dispatcher._dispatcher", Dispatcher(limit=10))
+    client, peer = opened()
+    gate, seen = threading.Event(), []
+
+    def note(receipt: Any) -> None:
+        gate.wait(SOON)
+        seen.append(receipt.seq)
+
+    for _ in range(100):
+        client.send("x").add_done_callback(note)
+    until(lambda: client.stats()["outbox"][0] == 100)
+    until(lambda: peer.expect(Batch).first + 63 >= 100)
+    peer.send(acked(100))
+    client.flush(SOON)
+    gate.set()
+    until(lambda: seen == list(range(1, 101)))
 
 
 def test_receipt_callbacks_run_in_order(opened: Any) -> None:

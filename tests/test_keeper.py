@@ -450,6 +450,25 @@ def test_full_line_says_so() -> None:
     until(lambda: seen == [0, 1])
 
 
+def test_what_was_promised_is_not_dropped() -> None:
+    """A call that was promised finds room behind a full line, because nobody would tell of its loss."""
+    dispatcher = Dispatcher(limit=1)
+    gate, started = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def block() -> None:
+        started.set()
+        gate.wait(SOON)
+
+    assert dispatcher.post(block)
+    assert started.wait(SOON)
+    for i in range(3):
+        dispatcher.promise(seen.append, i)
+    assert not dispatcher.post(seen.append, 3)
+    gate.set()
+    until(lambda: seen == [0, 1, 2])
+
+
 def test_failing_call_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A call that raises is logged with its name, and the next one is made."""
     dispatcher = Dispatcher()
