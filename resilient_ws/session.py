@@ -146,15 +146,17 @@ class Session:
         subscription = self._core.inbox.subscribe(stream, start)
         if self._core.primary is not None:
             self._core.write(self._core.primary, [frames.Subscribe(stream=stream, id=subscription.id, start=start)])
+            self._core.after_taking(now)
         return subscription.id
 
     def unsubscribe(self, stream: str, now: float) -> None:
         """Give a stream up; what was received of it and not taken goes."""
         self._require_alive()
-        if stream in self._core.inbox.subscriptions:
-            self._core.inbox.unsubscribe(stream)
-            if self._core.primary is not None:
-                self._core.write(self._core.primary, [frames.Unsubscribe(stream=stream, id=self._core.inbox.new_id())])
+        existed = stream in self._core.inbox.subscriptions
+        self._core.inbox.unsubscribe(stream)
+        if existed and self._core.primary is not None:
+            self._core.write(self._core.primary, [frames.Unsubscribe(stream=stream, id=self._core.inbox.new_id())])
+            self._core.after_taking(now)
 
     def _require_alive(self) -> None:
         if self._core.state is SessionState.ENDED:

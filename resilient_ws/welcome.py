@@ -56,12 +56,12 @@ def check_welcome(hello: Hello, welcome: Welcome, known: Identity | None) -> Non
 
 
 def _check_streams(hello: Hello, welcome: Welcome) -> None:
-    ids = {entry.id for entry in hello.streams}
-    missing = ids - {stream.id for stream in welcome.streams}
+    asked = {(entry.id, entry.stream) for entry in hello.streams}
+    missing = asked - {(stream.id, stream.stream) for stream in welcome.streams}
     if missing:
-        raise _contradiction(f"it says nothing of the subscriptions {sorted(missing)}")
+        raise _contradiction(f"it says nothing of the subscriptions {sorted(id for id, _ in missing)}")
     for stream in welcome.streams:
-        if stream.id not in ids:
+        if (stream.id, stream.stream) not in asked:
             raise _contradiction(f"stream {stream.stream!r} has the id {stream.id}, which the hello did not name")
         if stream.error is None and stream.first > stream.live + 1 and stream.gap is None:
             raise _contradiction(f"stream {stream.stream!r} starts at {stream.first}, above its own end {stream.live}")

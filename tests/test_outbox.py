@@ -140,6 +140,17 @@ def test_drop_oldest_passes_what_was_dropped_before() -> None:
     assert box.drop_oldest(1, is_open=True) == [("b", 1)]
 
 
+def test_drop_oldest_passes_what_was_withdrawn_for_another_reason() -> None:
+    """A message that is too large already has its fate."""
+    box = unacked(max_messages=2, max_bytes=50)
+    box.accept("s", "x" * 9, 9)
+    assert box.withdraw_larger(5) == [("s", 1)]
+    box.accept("s", "b", 1)
+    box.accept("s", "c", 1)
+    assert box.drop_oldest(1, is_open=True) == [("s", 2)]
+    assert isinstance(box.outcome(PRODUCER, "s", 1), Rejected)
+
+
 def test_a_withdrawn_message_is_a_tombstone_that_consumes_its_seq() -> None:
     """Tombstones are batches of their own with their code, and an ack settles them without counting them twice."""
     box = filled("a", "big", "c")

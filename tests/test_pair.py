@@ -55,6 +55,7 @@ def test_messages_go_both_ways() -> None:
     """What is published is taken, what is sent is stored and acked."""
     two = pair()
     assert two.publish("ticker", "one", b"two") == 2
+    assert two.publish("nobody", "listens") == 1
     send(two.client, "a", "b")
     two.run()
     assert taken(two) == ["one", b"two"]
@@ -179,6 +180,9 @@ def test_delivering_where_nothing_waits_does_nothing() -> None:
     two.deliver(1)
     two.deliver(99)
     two.cut(99)
+    two.client.subscribe("late", "now", two.now)
+    two.cut()
+    two.advance(5.0)
     assert two.client.connected
 
 

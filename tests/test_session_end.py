@@ -89,6 +89,29 @@ def test_drain_of_an_idle_session_ends_at_once() -> None:
         assert rig.session.state is SessionState.ENDED
 
 
+def test_what_was_accepted_before_a_flush_can_be_asked_for() -> None:
+    """A flush waits for what was there when it began, not for what other threads send meanwhile."""
+    rig = Rig.open()
+    assert rig.session.has_settled(rig.session.accepted())
+    rig.send("a")
+    before = rig.session.accepted()
+    rig.send("b")
+    assert not rig.session.has_settled(before)
+    rig.say(f.Ack(committed=(f.SeqMark(0, "orders", 1),)))
+    assert rig.session.has_settled(before)
+    assert not rig.session.has_settled(rig.session.accepted())
+
+
+def test_what_a_connection_waits_for_has_words() -> None:
+    """While there is no welcome the user can be told why."""
+    rig = Rig.new()
+    assert "TLS" in rig.session.waits_for
+    rig.made()
+    assert "hello" in rig.session.waits_for
+    rig.welcome()
+    assert rig.session.waits_for == ""
+
+
 def test_stats_are_numbers() -> None:
     """Counters and sizes, no payloads."""
     rig = Rig.open(subscribe=["ticker"])

@@ -52,6 +52,30 @@ def test_unsubscribing_drops_what_waits() -> None:
     assert rig.all(f.Grant)[-1].credit.messages == 1024 + 2
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_giving_a_stream_up_gives_its_credit_back_at_once(again: bool) -> None:
+    """A full inbox that empties so must not wait for the next take or ping to hear of other streams."""
+    rig = Rig.open(subscribe=["news"], inbox=Inbox(max_messages=4))
+    rig.say(data(101, 4, stream="news"))
+    if again:
+        rig.session.subscribe("news", "now", rig.now)
+    else:
+        rig.session.unsubscribe("news", rig.now)
+    rig.pump()
+    assert rig.all(f.Grant)[-1].credit.messages == 8
+
+
+def test_giving_up_a_refused_stream_drops_what_it_left() -> None:
+    """There is nothing to tell the node, and nothing of it is delivered any more."""
+    rig = Rig.open(subscribe=["news"])
+    rig.say(data(101, stream="news"))
+    rig.resume(streams=(f.StreamAnswer(stream="news", id=1, error=FORBIDDEN),))
+    rig.session.unsubscribe("news", rig.now)
+    rig.pump()
+    assert rig.all(f.Unsubscribe) == []
+    assert [type(item) for item in rig.take()] == [Rejected]
+
+
 def test_rule_14_a_refused_stream_is_its_own_affair() -> None:
     """The user gets the error, the others go on, and the next hello does not name it."""
     rig = Rig.new(subscribe=["ticker", "secret"])
