@@ -7,6 +7,7 @@ when there is none. What the work is, is not known here.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from resilient_ws import process
 
 AT_ONCE = 32
+
+_log = logging.getLogger("resilient_ws.attempts")
 
 
 class Attempts:
@@ -53,10 +56,11 @@ class Attempts:
         while work is not None:
             try:
                 work()
-            finally:
-                with self._lock:
-                    work = self._waiting.popleft() if self._waiting else None
-                    self._running -= work is None
+            except BaseException:  # also sys.exit() in a user's function: the next in line must have its turn
+                _log.exception("resilient_ws.attempt_failed")
+            with self._lock:
+                work = self._waiting.popleft() if self._waiting else None
+                self._running -= work is None
 
 
 _attempts = Attempts()

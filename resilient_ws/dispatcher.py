@@ -63,7 +63,7 @@ class Dispatcher:
                 callback, args = self._calls.popleft()
             try:
                 callback(*args)
-            except Exception:
+            except BaseException:  # sys.exit() too: nobody else would make the next calls
                 name = getattr(callback, "__qualname__", type(callback).__name__)
                 _log.exception("resilient_ws.callback_failed callback=%s", name)
             del callback, args

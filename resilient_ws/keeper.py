@@ -319,13 +319,20 @@ class Keeper:
             at = kept.attend(watch, sockets, now)
         except Exception as error:
             _log.exception("resilient_ws.keeper_failed")
-            kept.fail(error)
+            self._fail(kept, error)
         if at is not None:
             self._plan(kept, at)
             return
         self._due.pop(kept, None)
         if watch.is_empty:
             del self._watches[kept]
+
+
+    def _fail(self, kept: Kept, error: Exception) -> None:
+        try:
+            kept.fail(error)
+        except Exception:
+            _log.exception("resilient_ws.keeper_failed")  # the others still have to be attended
 
 
 # -- one per process --------------------------------------------------------------------------------------------------

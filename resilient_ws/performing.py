@@ -271,11 +271,11 @@ class Performer:
     def _open(self, action: Dial) -> None:
         dialling = self.connections.dialling
         transport: Transport | None = None
-        error: Exception | None = None
+        error: BaseException | None = None
         if action.conn in dialling:
             try:
                 transport = self.opener(action.url, action.timeout, lambda: action.conn not in dialling)
-            except Exception as failed:
+            except BaseException as failed:  # sys.exit() in a user's headers= too: the session has to know
                 error = failed
         with self.step() as now:
             is_wanted = action.conn in dialling
@@ -307,7 +307,7 @@ class Performer:
         self.nudge()
 
 
-def _dial_error(error: Exception | None) -> Exception:
+def _dial_error(error: BaseException | None) -> Exception:
     if isinstance(error, ResilientWSError):
         return error
     what = type(error).__name__

@@ -169,6 +169,25 @@ def test_many_are_kept_by_one_thread(keeper: Keeper) -> None:
         sock.close()
 
 
+def test_one_that_cannot_even_fail_takes_no_turn_of_another(
+    keeper: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When attending and failing both raise, the others whose time has come in the same round are attended."""
+
+    class Worse(Kept):
+        def fail(self, error: Exception) -> None:
+            raise ZeroDivisionError
+
+    worse, others = Worse(), [Kept() for _ in range(5)]
+    worse.raises = OSError("out of everything")
+    at = time.monotonic() + 0.05
+    for kept in (worse, *others):
+        keeper.ask(kept, at)
+    for kept in others:
+        wait(kept)
+    assert [record.message for record in caplog.records] == ["resilient_ws.keeper_failed"] * 2
+
+
 def test_what_is_not_needed_is_not_kept(keeper: Keeper) -> None:
     """Something without sockets and deadlines is referred to by nothing of the keeper's."""
     kept = Kept()
@@ -403,6 +422,23 @@ def test_dials_are_bounded() -> None:
     assert most == 3
 
 
+def test_work_that_exits_costs_nobody_his_turn(caplog: pytest.LogCaptureFixture) -> None:
+    """Work that wants its thread to end (a user's function may) is logged, and the next in line runs."""
+    attempts = Attempts(at_once=1)
+    gate, done = threading.Event(), threading.Event()
+
+    def exits() -> None:
+        gate.wait(SOON)
+        raise SystemExit
+
+    attempts.start(exits)
+    attempts.start(done.set)
+    gate.set()
+    assert done.wait(SOON)
+    until(lambda: attempts.running == 0)
+    assert [record.message for record in caplog.records] == ["resilient_ws.attempt_failed"]
+
+
 def test_X10_no_thread_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no thread can be started the caller is told, and the next one may try."""
     attempts = Attempts(at_once=1)
@@ -469,13 +505,14 @@ def test_what_was_promised_is_not_dropped() -> None:
     until(lambda: seen == [0, 1, 2])
 
 
-def test_failing_call_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A call that raises is logged with its name, and the next one is made."""
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_failing_call_is_logged(caplog: pytest.LogCaptureFixture, error: type[BaseException]) -> None:
+    """A call that raises, or wants the thread to end, is logged with its name, and the next one is made."""
     dispatcher = Dispatcher()
     done = threading.Event()
 
     def fails() -> None:
-        raise ZeroDivisionError
+        raise error
 
     dispatcher.post(fails)
     dispatcher.post(done.set)
