@@ -238,7 +238,8 @@ def test_A1_slow_consumer_stays_bounded_and_alive() -> None:
         credit, given, pongs = most, 0, 0
         for item in line.heard():
             news = model.log[given:credit]
-            line.say(*[Batch("s", given + 1, news)] if news else [], Ping(echo=str(pongs)))
+            answer = [Pong(echo=item.echo)] if isinstance(item, Ping) else []
+            line.say(*[Batch("s", given + 1, news)] if news else [], *answer, Ping(echo=str(pongs)))
             given += len(news)
             credit = max(credit, getattr(getattr(item, "credit", None), "messages", 0))
             pongs += isinstance(item, Pong)
