@@ -40,6 +40,9 @@ class Backoff:
     ones draw from the process's global generator, so the ceiling jitters on top and a seeded run is no longer
     repeatable. Objects that look at ``outcome`` (``wait_exception``) do not work: there is none.
 
+    With several endpoints the ceiling grows with each round over them, not with each failure: two dead nodes of three
+    say nothing about the third one.
+
     Attributes:
         failures: Failures in a row since the last stable time.
         started_at: When the present series of attempts began; None while there is none.
@@ -47,9 +50,15 @@ class Backoff:
 
     _retry: Retry
     _rng: Rng
+    _endpoints: int = 1
     failures: int = attrs.field(default=0, init=False)
     started_at: float | None = attrs.field(default=None, init=False)
     _drawn: float | None = attrs.field(default=None, init=False)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds over all endpoints that failures were counted in: what makes the delay grow."""
+        return -(-self.failures // self._endpoints)
 
     def started(self, now: float) -> None:
         """Note that a series of attempts begins (first connect, loss of a stable connection); one under way goes on."""
@@ -95,19 +104,19 @@ class Backoff:
         """
         Say how many seconds the next attempt may take.
 
-        Doubles per failure: a timeout shorter than the queue of a server under a herd would never connect anybody.
+        Doubles per round of failures: a timeout shorter than the queue of a server under a herd would never connect anybody.
         ``max_connect_timeout`` bounds the growth, never ``connect_timeout`` itself.
         """
         first = self._retry.connect_timeout
         try:
-            grown = math.ldexp(first, self.failures)
+            grown = math.ldexp(first, self.failures // self._endpoints)
         except OverflowError:
             grown = math.inf
         return max(first, min(grown, self._retry.max_connect_timeout))
 
     def _ceiling(self, now: float) -> float:
         try:
-            ceiling = float(self._retry.wait(self._state(now, min(self.failures, _LAST_GROWTH))))
+            ceiling = float(self._retry.wait(self._state(now, min(self.rounds, _LAST_GROWTH))))
         except OverflowError:
             return _LONGEST_DELAY
         return min(ceiling, _LONGEST_DELAY) if ceiling > 0 else 0.0

@@ -99,8 +99,8 @@ class Outbox:
         max_messages: At most this many messages.
         max_bytes: At most this many payload bytes (a single larger message is accepted only into an empty outbox).
         policy: What ``send()`` does when it is full: ``block`` (for ``send_timeout`` seconds, then OutboxFull),
-            ``raise``, ``drop_oldest`` (never one that was written to a connection) or ``drop_newest``; every drop is
-            an event.
+            ``raise``, ``drop_oldest`` (those first that were never written to a connection) or ``drop_newest``; every
+            drop is an event.
         send_timeout: Seconds that ``block`` waits.
         indefinite: What happens to unacked messages that the server may or may not have stored long ago (rule 11):
             ``resend`` (reported) or ``raise`` (their receipts fail).

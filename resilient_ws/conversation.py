@@ -96,7 +96,7 @@ class Conversation:
         self.max_message = settings.wire.max_message
         self.rng = rng
         self.pool = EndpointPool(urls, settings.failover, rng)
-        self.backoff = Backoff(settings.retry, rng)
+        self.backoff = Backoff(settings.retry, rng, len(self.pool.urls))
         self.outbox = Unacked(settings.outbox, producer)
         self.inbox = Arrivals(settings.inbox, report_gaps=report_gaps)
         self.connections: dict[int, Connection] = {}

@@ -47,7 +47,7 @@ class Lane:
         next: The seq that the next new message gets.
         written: The highest seq that was ever given to a connection.
         acked: The highest seq that a server acked.
-        dropped: Up to here the drop policy has looked.
+        dropped, given_up: Up to here the drop policy has looked at what was not written, and at what was.
         failures: Why messages of it failed.
     """
 
@@ -58,6 +58,7 @@ class Lane:
     written: int = 0
     acked: int = 0
     dropped: int = 0
+    given_up: int = 0
     _marks: deque[tuple[int, float, str]] = attrs.field(factory=deque)
     _items: list[Payload | Void] = attrs.field(factory=list)
     _head: int = 0
@@ -117,6 +118,13 @@ class Lane:
             del self._items[: self._head]
             self._head = 0
         return count, held
+
+    def settle_voids(self) -> None:
+        """Forget the withdrawn messages in front; nobody may be expecting their numbers."""
+        last = self.first
+        while last < self.next and isinstance(self.item(last), Void):
+            last += 1
+        self.settle(last - 1)
 
     def batch(self, seq: int, producer: int) -> Batch:
         """Return the messages from ``seq`` on, as many as fit one batch (at least one, all of one kind)."""
@@ -188,7 +196,10 @@ class Unacked:
 
     def drop_oldest(self, size: int, *, is_open: bool) -> list[tuple[str, int]]:
         """
-        Make room for ``size`` bytes by withdrawing the oldest messages that no connection was given yet.
+        Make room for ``size`` bytes by withdrawing the oldest messages.
+
+        Those go first that no connection was given yet: it is certain that they did not arrive. Then those that were
+        written and have no ack, whose receipts are undelivered: they may have arrived.
 
         Args:
             size: Bytes wanted.
@@ -200,16 +211,27 @@ class Unacked:
         """
         dropped: list[tuple[str, int]] = []
         for lane in self._lanes.values():
-            seq = max(lane.first, lane.written + 1, lane.dropped + 1)
-            while seq < lane.next and self.is_full(size):
-                if not isinstance(lane.item(seq), Void):
-                    self._withdraw(lane, seq, _DROPPED)
-                    dropped.append((lane.stream, seq))
-                lane.dropped = seq
-                seq += 1
-            if not is_open and lane.written < lane.first <= lane.dropped:
-                lane.settle(lane.dropped)
+            begin = max(lane.first, lane.written + 1, lane.dropped + 1)
+            lane.dropped = max(lane.dropped, self._drop(lane, range(begin, lane.next), _DROPPED, size, dropped))
+        for lane in self._lanes.values():
+            written = range(max(lane.first, lane.given_up + 1), lane.written + 1)
+            lane.given_up = max(lane.given_up, self._drop(lane, written, _INDEFINITE, size, dropped))
+        if not is_open:
+            for lane in self._lanes.values():
+                lane.settle_voids()
         return dropped
+
+    def _drop(self, lane: Lane, seqs: range, fate: Fate, size: int, dropped: list[tuple[str, int]]) -> int:
+        """Withdraw as many as are needed; returns the last seq that was looked at, 0 where none was."""
+        last = 0
+        for seq in seqs:
+            if not self.is_full(size):
+                break
+            if not isinstance(lane.item(seq), Void):
+                self._withdraw(lane, seq, fate)
+                dropped.append((lane.stream, seq))
+            last = seq
+        return last
 
     def withdraw_larger(self, limit: int) -> list[tuple[str, int]]:
         """Withdraw what the server's limit forbids; returns (stream, seq) of each."""

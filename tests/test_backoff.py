@@ -360,3 +360,15 @@ def test_superseder_takes_any_text(reason: str) -> None:
     """No reason that a server can send raises."""
     found = superseder(reason)
     assert found is None or len(found) == 32
+
+
+def test_the_ceiling_grows_with_each_round_over_the_endpoints() -> None:
+    """Three endpoints are tried under one ceiling before it doubles, and so is the time that an attempt may take."""
+    backoff = Backoff(Retry(connect_timeout=1.0), Loaded(), 3)
+    delays, timeouts = [], []
+    for _ in range(7):
+        backoff.failed(0.0)
+        delays.append(backoff.delay(0.0))
+        timeouts.append(backoff.connect_timeout())
+    assert delays == [0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 2.0]
+    assert timeouts == [1.0, 1.0, 2.0, 2.0, 2.0, 4.0, 4.0]

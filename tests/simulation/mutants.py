@@ -273,9 +273,9 @@ def _patch_hello_stream(make: Callable[[Any], Any]) -> Callable[[], Any]:
 
 MUTANTS: dict[str, Mutant] = {
     "no_refresh": Mutant("1", "idle", 0, _on(ServerSession, "_refresh", _no_refresh)),
-    "ttl_counts_outage": Mutant("1", "store", 5, _on(Bucket, "advance", _ttl_counts_outage)),
+    "ttl_counts_outage": Mutant("1", "store", 7, _on(Bucket, "advance", _ttl_counts_outage)),
     "no_fence_no_dedupe": Mutant("2, 4", "pause", 4, _on(MemoryBackplane, "_append", _no_fence_no_dedupe)),
-    "store_accepts_hole": Mutant("2", "swallow", 0, _on(MemoryBackplane, "_append", _accept_hole)),
+    "store_accepts_hole": Mutant("2", "swallow", 5, _on(MemoryBackplane, "_append", _accept_hole)),
     "ack_before_append": Mutant("2", "store", 0, _on(Appending, "_append", _ack_before_append)),
     "no_reject": Mutant("2", "usual", 3, _on(Appending, "_appended", _no_reject)),
     "reject_not_in_welcome": Mutant("2", "store", 24, _on(Entering, "_settle", _reject_not_in_welcome)),
@@ -288,14 +288,14 @@ MUTANTS: dict[str, Mutant] = {
     "client_no_dedupe": Mutant("7", "drain", 100, _on(Arrivals, "data", _client_no_dedupe)),
     "client_accepts_hole": Mutant("7", "swallow", 0, _on(Arrivals, "data", _client_accepts_hole)),
     "no_gap": Mutant("7", "epoch", 17, _on(Reader, "settle", _no_gap)),
-    "now_again": Mutant("7", "usual", 0, _patch_hello_stream(_now_again)),
+    "now_again": Mutant("7", "usual", 1, _patch_hello_stream(_now_again)),
     "epoch_not_compared": Mutant("8", "epoch", 0, _on(Reader, "settle", _epoch_not_compared)),
     "no_credit": Mutant("9", "usual", 0, _on(Conversation, "marks", _no_credit)),
     "no_acks": Mutant("9", "usual", 10, _on(Arrivals, "acks", _no_acks)),
-    "zero_is_absent": Mutant("10", "usual", 12, _patch_hello_stream(_zero_is_absent)),
+    "zero_is_absent": Mutant("10", "usual", 0, _patch_hello_stream(_zero_is_absent)),
     "client_ping_marks": Mutant("ping", "swallow", 3, _on(hearing, "is_missing", _marks_ignored)),
-    "server_ping_marks": Mutant("ping", "swallow", 16, _on(Appending, "marks", _server_marks_missing)),
-    "no_client_deadline": Mutant("liveness", "usual", 0, _on(hearing, "_liveness", _patient)),
+    "server_ping_marks": Mutant("ping", "swallow", 20, _on(Appending, "marks", _server_marks_missing)),
+    "no_client_deadline": Mutant("liveness", "usual", 1, _on(hearing, "_liveness", _patient)),
 }  # fmt: skip
 
 
