@@ -8,7 +8,7 @@ from session_tools import PRODUCER, Rig
 from resilient_ws import events as e
 from resilient_ws import frames as f
 from resilient_ws.config import Outbox, Wire
-from resilient_ws.exceptions import Rejected, Undelivered
+from resilient_ws.exceptions import OutboxFull, Rejected, Undelivered
 
 
 def test_S22_a_full_outbox_raises() -> None:
