@@ -372,7 +372,7 @@ class Client:
 
     def _ack(self, message: Message) -> None:
         with self._performer.step() as now:
-            self._session.ack(message.stream, message.epoch, message.offset, message._tag, now)
+            self._receivers.ack(message, now)
         self._performer.perform()
 
     def _outcome(self, receipt: Receipt) -> Exception | bool:

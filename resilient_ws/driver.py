@@ -96,50 +96,55 @@ class Driver:
         Returns:
             Whether it became true.
         """
-        performer = self.performer
-        is_ready = is_last = False
+        try:
+            return self._pump(ready, deadline)
+        finally:
+            if self._reader == threading.get_ident():
+                self._give_back()
+
+    def _pump(self, ready: Callable[[float], bool], deadline: float | None) -> bool:
+        is_last = False
         while True:
-            with performer.look() as now:
+            plan = None
+            with self.performer.look() as now:
                 is_ready = ready(now)
                 is_over = is_ready or is_last
-                is_last = deadline is not None and now >= deadline
-                has_work = performer.settled()
-                if is_over and not has_work:
-                    self._nudge()
-                elif not is_over and not has_work and not self._is_free():
-                    self._changed.wait(None if deadline is None else max(0.0, deadline - now))
+                has_work = self.performer.settled()
+                # What is looked at here must still hold when the wait begins, so it begins under the same lock.
+                if not has_work:
+                    is_last = deadline is not None and now >= deadline
+                    plan = self._wait_or_plan(is_over, deadline, now)
             if has_work:
-                performer.perform()
+                self.performer.perform()
             if is_over:
                 return is_ready
-            self._turn(deadline)
+            if plan is not None:
+                self._turn(*plan)
 
-    def _is_free(self) -> bool:
+    def _wait_or_plan(self, is_over: bool, deadline: float | None, now: float) -> tuple[Waiter, float | None] | None:
+        """Take the ticket and say what to wait for, or wait until it may be free; the lock is held."""
+        me = threading.get_ident()
+        if is_over:
+            self._nudge()
         # Our own number: an interrupt hit an earlier turn of this thread, or we are in a signal handler above one.
-        return self._reader is None or self._reader == threading.get_ident()
+        elif self._reader is None or self._reader == me:
+            self._reader = me
+            return self._prepare(deadline)
+        else:
+            self._changed.wait(None if deadline is None else max(0.0, deadline - now))
+        return None
 
-    def _turn(self, deadline: float | None) -> None:
-        """Wait for the sockets once and take what came, if the ticket is free; it is given back in any case."""
-        try:
-            with self.performer.look():
-                if not self._is_free():
-                    return
-                self._reader = threading.get_ident()
-                waiter, timeout = self._prepare(deadline)
-            ready = waiter.wait(timeout)
-            self._is_sleeping = False
-            self._take_in(ready)
-        finally:
-            self._give_back()
+    def _turn(self, waiter: Waiter, timeout: float | None) -> None:
+        """Wait for the sockets once and take what came; the ticket is ours."""
+        ready = waiter.wait(timeout)
+        self._is_sleeping = False
+        self._take_in(ready)
 
     def _give_back(self) -> None:
         with self.performer.lock:
-            if self._reader != threading.get_ident():
-                return
             now = self._left_at = self.performer.clock()
             self._reader = None
             self._is_sleeping = False
-            self._turns += 1
             if self.performer.connections.are_gone:
                 self._put_waiter_back()
             is_unarmed, self._is_armed = not self._is_armed, True
@@ -162,6 +167,7 @@ class Driver:
         if deadline is not None:
             at = deadline if at is None else min(at, deadline)
         self._is_sleeping = True
+        self._turns += 1
         if self.performer.connections.buffered:
             return self._waiter, 0.0
         return self._waiter, None if at is None else max(0.0, at - now)
@@ -236,6 +242,7 @@ class Driver:
             at = self._next_deadline()
             if at is not None and at <= now:
                 performer.change(self._run_timers, now)
+            self._changed.notify_all()
             return performer.settled()
 
     def _tell_one(self, one: _Arrived, now: float) -> None:

@@ -29,7 +29,6 @@ from resilient_ws.exceptions import (
     ConnectError,
     ConnectionLost,
     Forked,
-    LocalProtocolError,
     RemoteProtocolError,
     ResilientWSError,
     SessionClosed,
@@ -146,7 +145,7 @@ class Performer:
                 self.lose(conn, error, self.clock())
 
     def settled(self) -> bool:
-        """Take what the session decided; returns whether :meth:`perform` has something to do; the lock is held."""
+        """Take what the session decided; says whether :meth:`perform` is this thread's to do; the lock is held."""
         self._is_changing = False
         self._is_collecting = True
         self._todo.extend(self.session.actions())
@@ -155,7 +154,9 @@ class Performer:
         if self.callbacks:
             for call, receipt in self.callbacks.done(self.session.outcome):
                 dispatcher.promise(call, receipt)
-        return bool(self._todo or self._events)
+        if not self._todo and not self._events:
+            return False
+        return self._performer is None or self._performer == threading.get_ident()
 
     # -- performing ---------------------------------------------------------------------------------------------------
 
@@ -215,11 +216,11 @@ class Performer:
             return None
         try:
             return _Written(wired, wired.transport.write(wired.codec.encode(action.items)))
-        except LocalProtocolError as refused:
-            _log.exception("resilient_ws.encoding_failed")
-            return _Written(wired, False, ConnectionLost(f"the dialect could not encode: {refused}"))
-        except (ResilientWSError, MemoryError) as lost:
+        except (ConnectionLost, MemoryError) as lost:
             return _Written(wired, False, lost)
+        except Exception as failed:  # a dialect's bug ends the connection, not the thread that happens to write
+            _log.exception("resilient_ws.encoding_failed")
+            return _Written(wired, False, ConnectionLost(f"the dialect's encoder failed with {type(failed).__name__}"))
 
     def _report(self, written: _Written, now: float) -> None:
         wired = written.wired

@@ -177,6 +177,17 @@ class Receivers:
             self._common.clear()
             self._common.extend(kept)
 
+    def ack(self, message: Message, now: float) -> None:
+        """Take the user's word that a message and those of its stream before it are handled; in a step."""
+        session = self.driver.performer.session
+        if not self._is_auto:
+            session.ack(message.stream, message.epoch, message.offset, message._tag, now)
+            return
+        for receiver in list(self._progress.receivers):
+            if message in receiver.in_hand:
+                receiver.in_hand = [m for m in receiver.in_hand if m.stream != message.stream or m._tag > message._tag]
+        self._progress.tell(now)
+
     def tell_progress(self, now: float) -> None:
         """Ack what the users have handled so far; the driver's lock is held."""
         if self._is_auto:

@@ -482,6 +482,17 @@ def test_acks_follow_a_receiver_that_took_ahead(opened: Any) -> None:
     assert mark == AckedMark("s", "e", 99)
 
 
+def test_ack_by_hand_with_automatic_acks(opened: Any) -> None:
+    """message.ack() says before the next call that the message in hand is handled; again it says nothing new."""
+    client, peer = opened()
+    peer.send(data(1, *"abcdef"))
+    for message in client.recv_many(4, SOON)[:3]:
+        message.ack()
+        assert client.position("s") == message.position
+        message.ack()
+    assert client.position("s") == Position("e", 3)
+
+
 @pytest.mark.parametrize("is_put_back", [False, True], ids=["decoding", "put_back"])
 def test_acks_stay_below_what_is_being_decoded(opened: Any, pool: ThreadPoolExecutor, is_put_back: bool) -> None:
     """A message that one thread's decoder has not done, or failed on, is not acked, however far others go."""
@@ -986,6 +997,61 @@ def test_X8_failing_codec_is_a_lost_connection(
     again.send(data(1, "a"))
     assert client.recv(SOON).data == "a"
     assert any(record.message == "resilient_ws.decoding_failed" for record in caplog.records)
+
+
+def test_X8_failing_encoder_is_a_lost_connection(
+    opened: Any, dialer: ScriptedDialer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An encoder with a bug costs the connection, not the thread that sends; the message goes out on the next one."""
+
+    @attrs.frozen
+    class Broken(WithoutCredit):
+        def client(self) -> Any:
+            codec = Native().client()
+            encode = codec.encode
+
+            class Codec:
+                failure = None
+                decode = staticmethod(codec.decode)
+
+                def encode(self, items: Any) -> Any:
+                    if any(isinstance(item, Batch) for item in items) and len(dialer.dials) == 1:
+                        raise ZeroDivisionError
+                    return encode(items)
+
+            return Codec()
+
+    client, _ = opened(dialect=Broken())
+    receipt = client.send("a")
+    again = welcomed(dialer)
+    assert again.expect(Batch).payloads == ["a"]
+    again.send(acked(1))
+    receipt.result(SOON)
+    assert any(record.message == "resilient_ws.encoding_failed" for record in caplog.records)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted by /proc")
+def test_T16_descriptors_and_threads_stay_flat(opened: Any, dialer: ScriptedDialer) -> None:
+    """Hundreds of reconnects, with the user reading or not, leave no descriptor, no thread and no selector behind."""
+
+    def count() -> tuple[int, int]:
+        until(lambda: not any(thread.name == "resilient_ws-dial" for thread in threading.enumerate()))
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    client, peer = opened()
+    offset, before = 0, (0, 0)
+    for i in range(200):
+        if i == 10:
+            before = count()
+        peer.cut()
+        peer = dialer.accept()
+        peer.welcome()
+        if i % 2:
+            offset += 1
+            peer.send(data(offset, "x"))
+            assert client.recv(SOON).offset == offset
+    until(lambda: count() <= before)
+    assert client.stats()["connects"] == 201
 
 
 # -- subscriptions ----------------------------------------------------------------------------------------------------
