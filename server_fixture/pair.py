@@ -32,7 +32,7 @@ from server_fixture.backplane import (
     SessionEntered,
 )
 from server_fixture.backplane.memory import MemoryBackplane
-from server_fixture.session import Call, Close, NodeSettings, Send, ServerSession, Unwatch, Watch
+from server_fixture.session import Call, NodeSettings, Send, ServerSession, Unwatch, Watch
 
 if TYPE_CHECKING:
     import random
@@ -209,7 +209,7 @@ class SessionPair:
                 link.watched.add(action.stream)
             elif isinstance(action, Unwatch):
                 link.watched.discard(action.stream)
-            elif isinstance(action, Close):
+            else:
                 closed = (action.code, action.reason)
                 lost = ConnectionLost("the server closed", code=action.code, reason=action.reason, rcvd=closed)
                 link.down.append(lost)
