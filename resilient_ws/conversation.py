@@ -103,6 +103,7 @@ class Conversation:
         self.primary: Connection | None = None
         self.numbers = self.attempts = self.echo = 0
         self.identity: Identity | None = None
+        self.advice: frames.KeepaliveAdvice | None = None
         self.dial_at: float | None = None
         self.hedge_at: float | None = None
         self.ack_at: float | None = None

@@ -22,6 +22,8 @@ from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, next_
 from resilient_ws.welcome import Identity, check_welcome, settle
 
 DEFAULT_INTERVAL = 20.0
+MOST_PONGS = 64
+"""So many answers to pings may wait for a server that does not read."""
 BOUNDS = (0.1, 300.0)
 """Between these the server's advice for keepalive is followed, in seconds."""
 
@@ -73,7 +75,8 @@ def become_primary(core: Conversation, connection: Connection, welcome: frames.W
     connection.node, connection.incarnation, connection.spread = welcome.node, welcome.incarnation, welcome.spread
     assert connection.hello is not None
     connection.granted = connection.hello.credit
-    connection.liveness = _liveness(core, welcome.keepalive, now)
+    core.advice = welcome.keepalive
+    connection.liveness = _liveness(core, core.advice, now)
     core.primary = connection
     core.dial_at = core.hedge_at = None
     core.welcomed_once = True
@@ -145,7 +148,7 @@ def on_standing(core: Conversation, connection: Connection, frame: frames.Standi
     connection.step(ConnectionInput.STANDING)
     connection.deadline = None
     connection.node = frame.node
-    connection.liveness = _liveness(core, None, now)
+    connection.liveness = _liveness(core, core.advice, now)
     promote(core, now)
 
 
@@ -204,13 +207,29 @@ def on_reject(core: Conversation, connection: Connection, frame: frames.Reject, 
 
 
 def on_ping(core: Conversation, connection: Connection, frame: frames.Ping, now: float) -> None:
+    if connection.pongs < MOST_PONGS:
+        answer_ping(core, connection, frame)
+    else:
+        connection.late_ping = frame  # of those who ask without listening the newest is answered
+    riders(core, connection, frame, now)
+
+
+def answer_ping(core: Conversation, connection: Connection, frame: frames.Ping) -> None:
+    connection.pongs += 1
     answer = (
         frames.Pong(echo=frame.echo, **core.riders(connection))
         if connection.phase is Phase.OPEN
         else frames.Pong(echo=frame.echo)
     )
     core.write(connection, [answer])
-    riders(core, connection, frame, now)
+
+
+def on_written(core: Conversation, connection: Connection) -> None:
+    """Everything that was given to the shell for this connection is out."""
+    connection.unwritten = connection.pongs = 0
+    late, connection.late_ping = connection.late_ping, None
+    if late is not None:
+        answer_ping(core, connection, late)
 
 
 def on_pong(core: Conversation, connection: Connection, frame: frames.Pong, now: float) -> None:

@@ -206,6 +206,18 @@ def test_a_spare_lives_on_pings_and_dies_of_silence() -> None:
     assert rig.session.connected
 
 
+def test_a_spare_is_watched_as_the_last_welcome_advised() -> None:
+    """Its node says nothing of keepalive, and a dead spare must not look alive for long."""
+    rig = Rig.open(urls=AB, roles=SPARED, welcomed={"keepalive": f.KeepaliveAdvice(interval=1.0, timeout=2.0)})
+    rig.made(2)
+    rig.say(f.Standing(node="n2"), conn=2)
+    rig.tick(1.0)
+    assert len(rig.all(f.Ping, 2)) == 1
+    rig.say(f.Pong(echo=""), conn=1)
+    rig.tick(2.0)
+    assert [shut.conn for shut in rig.shuts] == [2]
+
+
 def test_a_spare_that_is_drained_is_left_alone() -> None:
     """Its node's notice is no reason to leave the primary."""
     rig = spared()
