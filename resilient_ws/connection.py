@@ -55,6 +55,8 @@ class Connection:
         received: (messages, bytes) that arrived since the welcome, whatever became of them.
         granted: The totals that the server was told.
         unwritten: Payload bytes given to the shell and not reported as written.
+        pongs: Answers to pings given to the shell since then.
+        late_ping: The newest ping that has no answer yet because there are many of them.
         progressed: Something was acked or answered after the welcome.
     """
 
@@ -74,6 +76,8 @@ class Connection:
     received_bytes: int = 0
     granted: Credit = attrs.field(factory=lambda: Credit(0, 0))
     unwritten: int = 0
+    pongs: int = 0
+    late_ping: Ping | None = None
     progressed: bool = False
     notice: Error | None = None
     acked: dict[str, tuple[str, int]] = attrs.field(factory=dict)

@@ -17,7 +17,7 @@ from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox
 from resilient_ws.conversation import Action, Conversation, Dial, Rng, Settings, Shut, Write
 from resilient_ws.exceptions import Rejected, RemoteProtocolError, SessionClosed
 from resilient_ws.frames import Batch, Frame, Payload, Position, Start, size_of
-from resilient_ws.hearing import dispatch
+from resilient_ws.hearing import dispatch, on_written
 from resilient_ws.inbox import Run
 from resilient_ws.losing import WAITING, check_connection, forgive_lateness, lose
 from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, SessionState, next_session_state
@@ -220,7 +220,7 @@ class Session:
         """Everything given to ``Write`` for this connection is out of our process."""
         connection = self._core.connections.get(conn)
         if connection is not None:
-            connection.unwritten = 0
+            on_written(self._core, connection)
 
     def connection_lost(self, conn: int, error: Exception, now: float) -> None:
         """A connection ended, a dial failed, or a decoder refused what came."""

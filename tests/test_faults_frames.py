@@ -169,6 +169,26 @@ def test_F14_ping_flood() -> None:
     assert server.errors == []
 
 
+def test_F14_flood_of_protocol_pings() -> None:
+    """Nor do 10,000 pings of the protocol itself, of a server that does not read their answers meanwhile."""
+    model = Model()
+    pings = framed('{"type":"ping","echo":"1"}') * 1000
+
+    def pour(line: Line) -> None:
+        for _ in range(10):
+            line.caller.send(pings)
+        line.caller.send(framed("s:1:over"))
+        model.log.append("over")
+        model.talk(line)
+
+    with RudeServer(model.then(pour)) as server, opened(server.url) as client:
+        receipt = client.send("going")
+        assert taken(client, 1) == ["over"]
+        receipt.result(PATIENCE)
+        assert client.stats()["connects"] == 1
+    assert server.errors == []
+
+
 # -- welcomes ----------------------------------------------------------------------------------------------------------
 
 #: A welcome that contradicts itself or the hello, and what the error says of it.

@@ -9,6 +9,7 @@ from resilient_ws import events as e
 from resilient_ws import frames as f
 from resilient_ws.config import Outbox, Wire
 from resilient_ws.exceptions import OutboxFull, Rejected, Undelivered
+from resilient_ws.hearing import MOST_PONGS
 
 
 def test_S22_a_full_outbox_raises() -> None:
@@ -93,3 +94,15 @@ def test_a_message_above_the_limit_is_refused_before_it_has_a_number() -> None:
     with pytest.raises(Rejected, match="at most 5"):
         rig.send("ä" * 3)
     assert rig.send("x" * 5) == 2
+
+
+def test_F14_pings_of_a_server_that_does_not_read_are_not_all_answered() -> None:
+    """So many answers wait for the shell; of the pings beyond them the newest is answered when those are out."""
+    rig = Rig.open()
+    rig.is_backed_up = True
+    rig.say(*[f.Ping(echo=str(number)) for number in range(1_000)])
+    assert [pong.echo for pong in rig.all(f.Pong)] == [str(number) for number in range(MOST_PONGS)]
+    rig.session.written(rig.conn, rig.now)
+    assert rig.pump().all(f.Pong)[-1].echo == "999"
+    rig.session.written(rig.conn, rig.now)
+    assert len(rig.pump().all(f.Pong)) == MOST_PONGS + 1
