@@ -283,7 +283,8 @@ class Arrivals:
     def release(self, receiver: int) -> None:
         """Everything that this receiver took is handled."""
         for subscription in self.subscriptions.values():
-            subscription.handled(receiver, None)
+            if subscription.is_out:
+                subscription.handled(receiver, None)
 
     def ack(self, stream: str, epoch: str, offset: int, receiver: int) -> None:
         """This receiver handled a message and everything that it took of the stream before it."""

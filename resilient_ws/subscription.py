@@ -58,6 +58,11 @@ class Subscription:
         return self.start is None
 
     @property
+    def is_out(self) -> bool:
+        """Somebody has messages of it in hand."""
+        return bool(self._out)
+
+    @property
     def held(self) -> Held:
         """What a hello says of the last message that we have."""
         if self._last is not None:
