@@ -246,7 +246,7 @@ class Client:
             return found != "pending"
 
         if not self._driver.pump(is_answered, self._deadline(timeout)):
-            raise TimeoutError(f"no answer to the subscription of {stream!r} yet; it is asked for until unsubscribe()")
+            raise TimeoutError(f"{stream!r}: no answer yet; it is asked for until unsubscribe(){self._session.trouble}")
 
     def unsubscribe(self, stream: str) -> None:
         """Give a stream up; what was received of it and not given yet is dropped."""
@@ -278,7 +278,7 @@ class Client:
                 self._session.drain(now)
         self._performer.perform()
         if not self._driver.pump(lambda now: self._performer.has_ended, self._deadline(timeout)):
-            raise TimeoutError(f"{self._session.outbox_size[0]} messages have no ack yet; the session drains on")
+            raise TimeoutError(f"{self._session.outbox_size[0]} messages have no ack yet{self._session.trouble}")
         self._sender.raise_undelivered()
         self.close()
 
@@ -382,7 +382,7 @@ class Client:
     def _wait(self, receipt: Receipt, timeout: float | None) -> None:
         ask, of = self._session.outcome, (receipt.producer, receipt.stream, receipt.seq)
         if not self._driver.pump(lambda now: ask(*of) is not False, self._deadline(timeout)):
-            raise TimeoutError(f"message {receipt.seq} of stream {receipt.stream!r} has no ack yet; it is on its way")
+            raise TimeoutError(f"{receipt!r} has no ack yet; it is on its way{self._session.trouble}")
 
     def _when_done(self, receipt: Receipt, callback: Callable[[Receipt], object]) -> None:
         with self._performer.step():

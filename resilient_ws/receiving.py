@@ -316,7 +316,7 @@ class Receivers:
             return False
 
         if not self.driver.pump(take, deadline):
-            raise TimeoutError("no message came in time; the session goes on")
+            raise TimeoutError("no message came in time; the session goes on" + performer.session.trouble)
 
     def _take(self, receiver: Receiver, owner: Giver, limit: int, now: float) -> None:
         number = _EVERYONE if self._is_auto else receiver.number

@@ -66,7 +66,8 @@ class Sender:
         with performer.look():
             accepted = session.accepted()  # what other threads send meanwhile is not waited for
         if not self.driver.pump(lambda now: session.has_settled(accepted) or performer.has_ended, deadline):
-            raise TimeoutError(f"{session.outbox_size[0]} messages have no ack yet; they are still on their way")
+            what = f"{session.outbox_size[0]} messages have no ack yet; they are still on their way"
+            raise TimeoutError(what + session.trouble)
         with performer.look():
             is_settled = session.has_settled(accepted)
         if not is_settled:

@@ -306,6 +306,14 @@ class Session:
         return waiting[0] if waiting else ""
 
     @property
+    def trouble(self) -> str:
+        """Say, for the error of a call that waited in vain, that there is no connection and why; else nothing."""
+        if self.connected:
+            return ""
+        why = self.waits_for if self.last_error is None else f"the last one failed: {self.last_error}"
+        return f" (there is no connection at present, attempts go on; {why})"
+
+    @property
     def welcomed_once(self) -> bool:
         return self._core.welcomed_once
 

@@ -57,8 +57,12 @@ def test_T1_a_session_outlives_a_server_that_is_away() -> None:
         proxy.refuse()
         proxy.cut_all()
         receipt = client.send("kept")
-        with pytest.raises(TimeoutError):
-            client.recv(0.2)
+        for call in (client.recv, client.flush, receipt.result):
+            with pytest.raises(TimeoutError, match=r"no connection at present, attempts go on; .*refused"):
+                call(timeout=0.2)
+        with pytest.raises(TimeoutError, match=r"'x': no answer yet; .* \(there is no connection"):
+            client.subscribe("x", timeout=0.2)
+        client.unsubscribe("x")
         assert not receipt.done()
         model.log.append("b")
         proxy.accept()
@@ -76,6 +80,16 @@ def test_T2_black_hole_costs_one_connect_timeout() -> None:
             with opened(f"ws://127.0.0.1:{port}/", server.url, retry=retry) as client:
                 assert taken(client, 1) == ["a"]
     assert time.monotonic() - started < PATIENCE
+
+
+def test_T2_a_session_that_was_never_open_says_so() -> None:
+    """Without a connection yet, a call that waited in vain says what the first one waits for; with one, nothing."""
+    with black_hole() as port, opened(f"ws://127.0.0.1:{port}/", wait=False) as client:
+        with pytest.raises(TimeoutError, match=r"goes on \(there is no connection .* no answer yet to name"):
+            client.recv(0.1)
+    with RudeServer(Model().serve) as server, opened(server.url) as client:
+        with pytest.raises(TimeoutError, match=r"the session goes on$"):
+            client.recv(0.1)
 
 
 def test_T2_black_hole_alone_says_what_was_waited_for() -> None:
