@@ -209,17 +209,22 @@ class OutboxFull(DeliveryError):
     Attributes:
         size: (messages, bytes) held.
         limit: (messages, bytes) allowed.
+        streams: How many streams may have unacked messages, where it is that which is used up; else None.
     """
 
     retryable = True
 
-    def __init__(self, size: tuple[int, int], limit: tuple[int, int]) -> None:
+    def __init__(self, size: tuple[int, int], limit: tuple[int, int], streams: int | None = None) -> None:
+        bound = f"on {streams} streams, the most there may be"
+        if streams is None:
+            bound = f"of at most {limit[0]} messages, {limit[1]} bytes"
         super().__init__(
-            f"the outbox holds {size[0]} messages, {size[1]} bytes of at most {limit[0]} messages, {limit[1]} bytes; "
+            f"the outbox holds {size[0]} messages, {size[1]} bytes {bound}; "
             f"nothing was accepted: wait for acks (flush), or choose another Outbox(policy=)"
         )
         self.size = size
         self.limit = limit
+        self.streams = streams
 
 
 class Rejected(DeliveryError):

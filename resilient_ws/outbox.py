@@ -22,6 +22,8 @@ from resilient_ws.frames import Batch, HelloOutbound, Payload, size_of
 Key = tuple[str, str]
 """(producer, stream)."""
 
+MOST_LANES = 2048
+"""Lanes with something unacked: a hello names each, and a node takes 4096 of a connection at most."""
 _BATCH_MESSAGES = 64
 _BATCH_BYTES = 64 << 10
 _COMPACT = 1024
@@ -172,9 +174,16 @@ class Unacked:
             return False
         return self.messages >= self._settings.max_messages or self.bytes + size > self._settings.max_bytes
 
-    def full_error(self) -> OutboxFull:
+    def is_crowded(self, stream: str) -> bool:
+        """Say whether a message on this stream would make one lane more with something unacked than there may be."""
+        if len(self._lanes) < MOST_LANES:
+            return False
+        lane = self._lanes.get((self.producer, stream))
+        return not lane and sum(map(bool, self._lanes.values())) >= MOST_LANES
+
+    def full_error(self, *, is_crowded: bool = False) -> OutboxFull:
         limit = (self._settings.max_messages, self._settings.max_bytes)
-        return OutboxFull((self.messages, self.bytes), limit)
+        return OutboxFull((self.messages, self.bytes), limit, streams=MOST_LANES if is_crowded else None)
 
     def accept(self, stream: str, payload: Payload, size: int) -> int:
         """Number a message of our own producer; the caller has asked :meth:`is_full`."""

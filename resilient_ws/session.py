@@ -105,8 +105,9 @@ class Session:
         if size > self._core.max_message:
             limit = f"at most {self._core.max_message} may be sent (Wire.max_message, or the server's own limit)"
             raise Rejected(stream, 0, "too_large", f"{size} bytes, {limit}; split it, the session goes on")
-        if self._core.outbox.is_full(size) and not self._make_room(stream, size):
-            return self._core.outbox.producer, 0
+        outbox = self._core.outbox
+        if (outbox.is_full(size) or outbox.is_crowded(stream)) and not self._make_room(stream, size):
+            return outbox.producer, 0
         self._core.now = now
         self._core.counts["sent"] += 1
         return self._core.outbox.producer, self._core.outbox.accept(stream, data, size)
@@ -121,8 +122,9 @@ class Session:
                 self._core.events.append(
                     events.MessagesDropped(stream=dropped, first=seq, last=seq, count=1, policy=policy)
                 )
-        if self._core.outbox.is_full(size):
-            raise self._core.outbox.full_error()
+        is_crowded = self._core.outbox.is_crowded(stream)
+        if is_crowded or self._core.outbox.is_full(size):
+            raise self._core.outbox.full_error(is_crowded=is_crowded)
         return True
 
     def take(self, limit: int, receiver: int, now: float) -> list[Run | Exception]:

@@ -622,6 +622,26 @@ def test_receipts_tell_the_fate(opened: Any) -> None:
         second.result(SOON)
 
 
+@pytest.mark.parametrize("policy", ["block", "raise", "drop_oldest", "drop_newest"])
+def test_messages_on_too_many_streams_wait(opened: Any, monkeypatch: pytest.MonkeyPatch, policy: Any) -> None:
+    """A hello names every stream with unacked messages; there are never more than a node takes, as the policy says."""
+    monkeypatch.setattr("resilient_ws.outbox.MOST_LANES", 3)
+    client, peer = opened(outbox=Outbox(policy=policy, send_timeout=0.05))
+    for stream in "abc":
+        client.send("x", stream)
+    client.send("y", "a")
+    if policy == "drop_newest":
+        with pytest.raises(Rejected, match="dropped"):
+            client.send("x", "d").result(SOON)
+    else:
+        with pytest.raises(OutboxFull, match="on 3 streams"):
+            client.send("x", "d")
+    peer.expect(Batch)
+    peer.send(acked(1, "b"))
+    until(lambda: client.stats()["outbox"][0] == 3)
+    assert client.send("x", "d").seq == 1
+
+
 def test_receipt_callbacks_are_not_dropped(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the callbacks are, and however many an ack settles at once, each is called."""
     monkeypatch.setattr("resilient_ws.dispatcher._dispatcher", Dispatcher(limit=10))

@@ -46,6 +46,22 @@ def test_seqs_begin_at_one_in_every_stream() -> None:
     assert (len(box), box.bytes) == (3, 3)
 
 
+def test_so_many_streams_and_no_more_have_something_unacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A further stream has to wait for an ack, one that has something unacked has not: a hello names them all."""
+    monkeypatch.setattr("resilient_ws.outbox.MOST_LANES", 3)
+    box = unacked()
+    for stream in "abc":
+        assert not box.is_crowded(stream)
+        box.accept(stream, "x", 1)
+        lane_of(box, stream).wrote(1, 0.0, "i1")
+    assert (box.is_crowded("d"), box.is_crowded("a")) == (True, False)
+    assert "on 3 streams" in str(box.full_error(is_crowded=True))
+    box.committed(PRODUCER, "b", 1)
+    assert (box.is_crowded("d"), box.is_crowded("b")) == (False, False)
+    box.accept("d", "x", 1)
+    assert (box.is_crowded("a"), box.is_crowded("b")) == (False, True)
+
+
 def test_an_ack_is_cumulative_and_never_goes_back() -> None:
     """Everything up to the acked seq leaves; an older ack changes nothing (S15)."""
     box = filled("a", "bb", "ccc")
