@@ -64,6 +64,7 @@ class Driver:
     _seen_turns: int = -1
     _left_at: float = 0.0
     _planned: float | None = None
+    _untold: list[_Arrived] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self._changed = threading.Condition(self.performer.lock)
@@ -202,19 +203,16 @@ class Driver:
 
     def _take_in(self, ready: Sequence[Wired]) -> None:
         """Read and decode without the lock, then tell the session; the ticket is ours."""
-        sockets = dict.fromkeys([*ready, *self.performer.connections.buffered])
-        arrived: list[_Arrived] = []
-        try:
-            for wired in sockets:
-                arrived.append(_Arrived(wired))
-                self._read(arrived[-1])
-        except BaseException:
-            # What was read and not told to the session would be missing without a trace.
-            for one in arrived:
+        if self._untold:
+            # An interrupt came between a read and its telling: without this the messages would be missing, unseen.
+            for one in self._untold:
                 one.items, one.error = [], ConnectionLost("the reading thread was interrupted")
-            self._tell(arrived)
-            raise
-        if self._tell(arrived):
+            self._tell(self._untold)
+        untold = self._untold = []
+        for wired in dict.fromkeys([*ready, *self.performer.connections.buffered]):
+            untold.append(_Arrived(wired))
+            self._read(untold[-1])
+        if self._tell(untold):
             self.performer.perform()
 
     def _read(self, one: _Arrived) -> None:
@@ -237,13 +235,17 @@ class Driver:
     def _tell(self, arrived: Sequence[_Arrived]) -> bool:
         performer = self.performer
         with performer.look() as now:
-            for one in arrived:
-                performer.change(self._tell_one, one, now)
-            at = self._next_deadline()
-            if at is not None and at <= now:
-                performer.change(self._run_timers, now)
+            performer.change(self._tell_all, arrived, now)
             self._changed.notify_all()
             return performer.settled()
+
+    def _tell_all(self, arrived: Sequence[_Arrived], now: float) -> None:
+        self._untold = []
+        for one in arrived:
+            self._tell_one(one, now)
+        at = self._next_deadline()
+        if at is not None and at <= now:
+            self._run_timers(now)
 
     def _tell_one(self, one: _Arrived, now: float) -> None:
         wired, performer = one.wired, self.performer

@@ -82,6 +82,8 @@ class Performer:
     _performer: int | None = None
     _is_changing: bool = False
     _is_collecting: bool = False
+    _in_hand: Action | None = None
+    _last_conn: int = 0
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -140,7 +142,8 @@ class Performer:
             # What was decided for these connections is lost, and nothing else: a hello on a new one settles it.
             self._is_collecting = False
             error = ConnectionLost("an interrupt (Ctrl-C) came between a decision and its deed")
-            for conn in (*self.connections.live, *self.connections.dialling):
+            unheard = range(self._last_conn + 1, self._last_conn + 4)  # dials that we were never told of
+            for conn in (*self.connections.live, *self.connections.dialling, *unheard):
                 self.connections.dialling.discard(conn)
                 self.lose(conn, error, self.clock())
 
@@ -162,7 +165,6 @@ class Performer:
 
     def perform(self) -> None:
         """Carry out what the session decided; if another thread is at it, it does ours too."""
-        action: Action | None = None
         written: _Written | None = None
         try:
             while (taken := self._take(written)) is not None:
@@ -171,7 +173,8 @@ class Performer:
                     self.listener(found)
                 written = None if action is None else self._carry_out(action)
         except BaseException:
-            self._drop(action)
+            if self._performer == threading.get_ident():
+                self._drop()
             raise
 
     def _take(self, written: _Written | None) -> tuple[list[Event], Action | None] | None:
@@ -185,19 +188,25 @@ class Performer:
             self._mend()
             if written is not None:
                 self.change(self._report, written, self.clock())
+            self._in_hand = None
             if not self.settled():
                 self._performer = None
                 self.nudge()
                 return None
             found, self._events = self._events, []
-            return found, self._todo.popleft() if self._todo else None
+            if self._todo:
+                self._in_hand = self._todo[0]  # first, so that an interrupt finds it in one of the two places
+                self._todo.popleft()
+            return found, self._in_hand
 
-    def _drop(self, action: Action | None) -> None:
+    def _drop(self) -> None:
         """Give up what an interrupt left half done."""
         with self.step() as now:
-            self._performer = None
+            action, self._in_hand, self._performer = self._in_hand, None, None
             if action is None:
                 return
+            if self._todo and self._todo[0] is action:
+                self._todo.popleft()
             self.connections.dialling.discard(action.conn)
             self.lose(action.conn, ConnectionLost("the writing thread was interrupted"), now)
 
@@ -261,6 +270,7 @@ class Performer:
         dialling = self.connections.dialling
         with self.lock:
             dialling.add(action.conn)
+            self._last_conn = max(self._last_conn, action.conn)
         try:
             attempts.start(lambda: self._open(action))
         except RuntimeError as error:

@@ -1342,7 +1342,7 @@ def test_log_has_names_and_no_secrets(opened: Any, dialer: ScriptedDialer, caplo
 
 SCRIPT = """
 import os, signal, sys, threading, time, warnings, gc, faulthandler
-faulthandler.dump_traceback_later(30, exit=True)
+faulthandler.dump_traceback_later(40, exit=True)
 import resilient_ws
 from resilient_ws.testing import ScriptedDialer
 from resilient_ws.frames import *
@@ -1456,10 +1456,11 @@ client = dialer.connect(
 rng = random.Random(5)
 stop = threading.Event()
 def interrupt():
+    stop.wait(0.2)
     while not stop.wait(rng.uniform(0.001, 0.01)):
         os.kill(os.getpid(), signal.SIGINT)
 hits = 0
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 30
 def loop():
     # An interrupt between the return of recv() and this loop's own note of it is the caller's to bear, so it is counted
     # from the other side: by what the decoder, which runs inside recv(), has seen.
