@@ -161,6 +161,7 @@ class Unacked:
         self._settings = settings
         self.producer = producer
         self._lanes: dict[Key, Lane] = {}
+        self._busy: dict[Key, Lane] = {}  # those with something unacked: of many streams few are, and each step looks
         self._by_stream: dict[str, list[Lane]] = {}
         self.messages = 0
         self.bytes = 0
@@ -176,10 +177,7 @@ class Unacked:
 
     def is_crowded(self, stream: str) -> bool:
         """Say whether a message on this stream would make one lane more with something unacked than there may be."""
-        if len(self._lanes) < MOST_LANES:
-            return False
-        lane = self._lanes.get((self.producer, stream))
-        return not lane and sum(map(bool, self._lanes.values())) >= MOST_LANES
+        return len(self._busy) >= MOST_LANES and (self.producer, stream) not in self._busy
 
     def full_error(self, *, is_crowded: bool = False) -> OutboxFull:
         limit = (self._settings.max_messages, self._settings.max_bytes)
@@ -188,6 +186,7 @@ class Unacked:
     def accept(self, stream: str, payload: Payload, size: int) -> int:
         """Number a message of our own producer; the caller has asked :meth:`is_full`."""
         lane = self._lane(self.producer, stream)
+        self._busy[lane.key] = lane
         self.messages += 1
         self.bytes += size
         return lane.append(payload)
@@ -198,6 +197,8 @@ class Unacked:
         lane.first = lane.next = first
         lane.acked = first - 1
         lane.written = first + len(payloads) - 1
+        if payloads:
+            self._busy[lane.key] = lane
         for payload in payloads:
             lane.append(payload)
             self.messages += 1
@@ -228,6 +229,7 @@ class Unacked:
         if not is_open:
             for lane in self._lanes.values():
                 lane.settle_voids()
+                self._note(lane)
         return dropped
 
     def _drop(self, lane: Lane, seqs: range, fate: Fate, size: int, dropped: list[tuple[str, int]]) -> int:
@@ -258,6 +260,10 @@ class Unacked:
         self.messages -= 1
         lane.failures.add(seq, fate)
 
+    def _note(self, lane: Lane) -> None:
+        if not len(lane):
+            self._busy.pop(lane.key, None)
+
     def _lane(self, producer: str, stream: str) -> Lane:
         key = (producer, stream)
         lane = self._lanes.get(key)
@@ -270,11 +276,9 @@ class Unacked:
 
     def writable(self) -> Iterator[Lane]:
         """Yield the lanes whose turn it is: of each stream the oldest one that has something unacked."""
-        for lanes in self._by_stream.values():
-            for lane in lanes:
-                if len(lane):
-                    yield lane
-                    break
+        for lane in self._busy.values():
+            if lane is next(filter(len, self._by_stream[lane.stream])):
+                yield lane
 
     def lane(self, producer: str, stream: str) -> Lane | None:
         """Return a lane that exists, or None."""
@@ -314,6 +318,7 @@ class Unacked:
             )
         withdrawn = sum(1 for s in range(lane.first, seq + 1) if isinstance(lane.item(s), Void)) if lane.failures else 0
         count, held = lane.settle(seq)
+        self._note(lane)
         lane.acked = max(lane.acked, seq)
         self.messages -= count - withdrawn
         self.bytes -= held
@@ -367,7 +372,7 @@ class Unacked:
 
     def accepted(self) -> dict[Key, int]:
         """Return {(producer, stream): last seq accepted} of each lane that waits, for :meth:`has_settled`."""
-        return {key: lane.next - 1 for key, lane in self._lanes.items() if len(lane)}
+        return {key: lane.next - 1 for key, lane in self._busy.items()}
 
     def has_settled(self, accepted: Mapping[Key, int]) -> bool:
         """Say whether what had been accepted when :meth:`accepted` was asked has no need of an ack any more."""

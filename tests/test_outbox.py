@@ -46,6 +46,26 @@ def test_seqs_begin_at_one_in_every_stream() -> None:
     assert (len(box), box.bytes) == (3, 3)
 
 
+def test_a_stream_without_anything_unacked_costs_a_step_nothing() -> None:
+    """However many streams were sent to, a step looks only at those with something unacked."""
+    box = unacked()
+    for i in range(1000):
+        box.accept(f"s{i}", "x", 1)
+        lane_of(box, f"s{i}").wrote(1, 0.0, "i1")
+    for i in range(1, 1000):
+        box.committed(PRODUCER, f"s{i}", 1)
+    looked: list[str] = []
+    by_stream = box._by_stream
+
+    class Noting(dict[str, list[Lane]]):
+        def __getitem__(self, stream: str) -> list[Lane]:
+            looked.append(stream)
+            return by_stream[stream]
+
+    box._by_stream = Noting()
+    assert [lane.stream for lane in box.writable()] == looked == ["s0"]
+
+
 def test_so_many_streams_and_no_more_have_something_unacked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A further stream has to wait for an ack, one that has something unacked has not: a hello names them all."""
     monkeypatch.setattr("resilient_ws.outbox.MOST_LANES", 3)
