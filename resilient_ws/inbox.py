@@ -16,6 +16,9 @@ from resilient_ws.exceptions import Gap, RemoteProtocolError
 from resilient_ws.frames import AckedMark, Batch, GapFrame, Payload, Position, Start, StreamAnswer, size_of
 from resilient_ws.subscription import Subscription
 
+MOST_STREAMS = 4096
+"""Subscriptions of one session: a hello names each, and may name no more."""
+
 
 class Arrival(Enum):
     """What a piece of data or a gap turned out to be."""
@@ -82,7 +85,14 @@ class Arrivals:
     # -- subscriptions ------------------------------------------------------------------------------------------------
 
     def subscribe(self, stream: str, start: Start) -> Subscription:
-        """Begin a subscription under a new id; one that exists is replaced and its untaken messages go."""
+        """
+        Begin a subscription under a new id; one that exists is replaced and its untaken messages go.
+
+        Raises:
+            ValueError: There are too many.
+        """
+        if stream not in self.subscriptions and len(self.subscriptions) >= MOST_STREAMS:
+            raise ValueError(f"stream {stream!r}: one Client subscribes to {MOST_STREAMS} at most; open another one")
         self.unsubscribe(stream)
         self.refused.pop(stream, None)
         subscription = Subscription(stream, self.new_id(), start)

@@ -1077,6 +1077,22 @@ def test_T16_descriptors_and_threads_stay_flat(opened: Any, dialer: ScriptedDial
 # -- subscriptions ----------------------------------------------------------------------------------------------------
 
 
+def test_so_many_streams_are_subscribed_and_no_more(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no hello could name is refused at once, not at the next reconnect; the session goes on."""
+    monkeypatch.setattr("resilient_ws.inbox.MOST_STREAMS", 2)
+    with pytest.raises(ValueError, match="'c': one Client subscribes to 2 at most"):
+        resilient_ws.connect(ONE, subscribe=["a", "b", "c"])
+    client, peer = opened(subscribe=["a"])
+    for stream in "bc":
+        with pytest.raises(TimeoutError if stream == "b" else ValueError):
+            client.subscribe(stream, timeout=0.01)
+    client.unsubscribe("b")
+    with pytest.raises(TimeoutError):
+        client.subscribe("c", timeout=0.01)
+    peer.send(acked(client.send("x").seq))
+    client.flush(SOON)
+
+
 def test_subscribe_returns_when_answered(opened: Any, pool: ThreadPoolExecutor) -> None:
     """subscribe() returns with the server's answer, raises what was refused, and gives up waiting in time."""
     from resilient_ws import frames
