@@ -255,9 +255,11 @@ class Undelivered(DeliveryError):
 
     definite = False
 
-    def __init__(self, pending: dict[str, tuple[int, int]]) -> None:
+    def __init__(self, pending: dict[str, tuple[int, int]], why: str = "the Client ended") -> None:
         what = ", ".join(f"{stream!r}: {first} to {last}" for stream, (first, last) in sorted(pending.items()))
-        super().__init__(f"messages without an ack when the Client ended: {what}; they may or may not have arrived")
+        super().__init__(
+            f"messages without an ack, not sent again because {why}: {what}; they may or may not have arrived"
+        )
         self.pending = dict(pending)
 
 

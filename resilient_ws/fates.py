@@ -15,7 +15,7 @@ from resilient_ws.exceptions import Rejected, Undelivered
 
 @attrs.frozen
 class Fate:
-    """A code and a hint; ``is_indefinite``: nobody knows whether the message arrived."""
+    """A code and a hint; ``is_indefinite``: nobody knows whether the message arrived, and the hint says why."""
 
     code: str
     hint: str = ""
@@ -24,7 +24,7 @@ class Fate:
     def error(self, stream: str, seq: int) -> Exception:
         """Return what the message's receipt raises."""
         if self.is_indefinite:
-            return Undelivered({stream: (seq, seq)})
+            return Undelivered({stream: (seq, seq)}, self.hint)
         return Rejected(stream, seq, self.code, self.hint)
 
 

@@ -165,7 +165,7 @@ def after_too_big(core: Conversation, connection: Connection, error: Exception, 
         oldest = next((seq for seq in sent if seq not in lane.failures), None)
         if oldest is not None:
             core.events.append(events.MessageRejected(stream=lane.stream, seq=oldest, code="too_large"))
-            core.outbox.give_up(lane, oldest)
+            core.outbox.give_up(lane, oldest, "the server closed with 1009: it seems too big for it")
             break
     retry_later(core, connection, now)
 

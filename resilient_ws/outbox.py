@@ -28,7 +28,7 @@ _BATCH_MESSAGES = 64
 _BATCH_BYTES = 64 << 10
 _COMPACT = 1024
 _DROPPED = Fate("dropped")
-_INDEFINITE = Fate("indefinite", is_indefinite=True)
+_GIVEN_UP = Fate("indefinite", "the outbox was full, see Outbox(policy=)", is_indefinite=True)
 _MARK_SECONDS = 60.0
 
 
@@ -225,7 +225,7 @@ class Unacked:
             lane.dropped = max(lane.dropped, self._drop(lane, range(begin, lane.next), _DROPPED, size, dropped))
         for lane in self._lanes.values():
             written = range(max(lane.first, lane.given_up + 1), lane.written + 1)
-            lane.given_up = max(lane.given_up, self._drop(lane, written, _INDEFINITE, size, dropped))
+            lane.given_up = max(lane.given_up, self._drop(lane, written, _GIVEN_UP, size, dropped))
         if not is_open:
             for lane in self._lanes.values():
                 lane.settle_voids()
@@ -338,11 +338,11 @@ class Unacked:
             )
         return seq >= lane.first and lane.failures.add(seq, Fate(code, hint))
 
-    def give_up(self, lane: Lane, upto: int) -> None:
+    def give_up(self, lane: Lane, upto: int, why: str) -> None:
         """Fail the receipts of everything up to ``upto`` as indefinite; tombstones consume their numbers."""
         for seq in range(lane.first, upto + 1):
             if not isinstance(lane.item(seq), Void):
-                self._withdraw(lane, seq, _INDEFINITE)
+                self._withdraw(lane, seq, Fate("indefinite", why, is_indefinite=True))
 
     def abandon(self) -> None:
         """The session ended: what is unacked now stays so, and its receipts say it."""

@@ -128,6 +128,6 @@ def _settle_indefinite(outbox: Unacked, lane: Lane, *, resend: bool) -> Iterator
     if resend:
         yield IndefiniteResent(producer=lane.producer, stream=lane.stream, first=first, last=last)
     else:
-        outbox.give_up(lane, last)
+        outbox.give_up(lane, last, "the server does not know any more whether it has them (Outbox.indefinite)")
         for seq in range(first, last + 1):
             yield MessageRejected(stream=lane.stream, seq=seq, code="indefinite")

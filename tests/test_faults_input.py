@@ -9,9 +9,19 @@ from typing import Any
 import pytest
 import tenacity
 
-from resilient_ws import ConnectError, ConnectTimeout, Rejected, Retry, SessionClosed, Wire, connect, events
+from resilient_ws import (
+    ConnectError,
+    ConnectTimeout,
+    Rejected,
+    Retry,
+    SessionClosed,
+    Undelivered,
+    Wire,
+    connect,
+    events,
+)
 from resilient_ws.frames import Reject
-from server_fixture.rude import RudeServer
+from server_fixture.rude import RudeServer, close_frame
 from tests.fault_server import AT_ONCE, Line, Model, opened, taken
 from tests.transport_tools import PATIENCE, closed_port
 
@@ -209,3 +219,21 @@ def test_what_was_accepted_before_close_is_accounted_for() -> None:
         with pytest.raises(Exception, match="'out': 2 to 2; they may or may not have arrived"):
             lost.result(0)
     assert any(isinstance(event, events.Ended) for event in seen)
+
+
+def test_message_that_ends_the_connection_with_1009() -> None:
+    """Where something closes with 1009, the oldest message without an ack is given up and says so; the rest goes on."""
+    model = Model()
+
+    def choke(line: Line) -> None:
+        for item in line.heard():
+            if type(item).__name__ == "Batch":
+                line.caller.send(close_frame(1009, "too big"))
+                return
+
+    with RudeServer([model.then(choke), model.serve]) as server, opened(server.url) as client:
+        receipts = [client.send("big"), client.send("small")]
+        receipts[1].result(PATIENCE)
+        with pytest.raises(Undelivered, match=r"not sent again because .* closed with 1009.*: 'out': 1 to 1; they"):
+            receipts[0].result(PATIENCE)
+    assert [payload for payload in model.received if payload] == ["small"]

@@ -209,7 +209,7 @@ def test_tombstones_of_one_code_share_a_batch() -> None:
     lane = lane_of(box)
     sizes = [(len(batch.payloads), batch.void) for batch in (lane.batch(seq, 0) for seq in (1, 65, 120, 121))]
     assert sizes == [(64, "dropped"), (56, "dropped"), (1, "dropped"), (64, None)]
-    box.give_up(lane, 121)
+    box.give_up(lane, 121, "of a test")
     assert len(lane.batch(65, 0).payloads) == 56
 
 
@@ -217,7 +217,7 @@ def test_giving_up_fails_receipts_as_indefinite() -> None:
     """What may or may not be stored fails with Undelivered; a tombstone in between keeps its own reason."""
     box = filled("a", "big", "c", "d")
     box.withdraw_larger(2)
-    box.give_up(lane_of(box), 3)
+    box.give_up(lane_of(box), 3, "of a test")
     kinds = [type(box.outcome(PRODUCER, "s", seq)) for seq in (1, 2, 3, 4)]
     assert kinds == [Undelivered, Rejected, Undelivered, bool]
     assert len(box) == 1
