@@ -169,7 +169,7 @@ class Driver:
             at = deadline if at is None else min(at, deadline)
         self._is_sleeping = True
         self._turns += 1
-        if self.performer.connections.buffered:
+        if self.performer.connections.buffered or self._untold:
             return self._waiter, 0.0
         return self._waiter, None if at is None else max(0.0, at - now)
 

@@ -140,12 +140,12 @@ class Performer:
             self._fail(SessionClosed("an interrupt (Ctrl-C) came in the middle of a step; open a new Client"))
         if self._is_collecting:
             # What was decided for these connections is lost, and nothing else: a hello on a new one settles it.
-            self._is_collecting = False
             error = ConnectionLost("an interrupt (Ctrl-C) came between a decision and its deed")
             unheard = range(self._last_conn + 1, self._last_conn + 4)  # dials that we were never told of
             for conn in (*self.connections.live, *self.connections.dialling, *unheard):
                 self.connections.dialling.discard(conn)
-                self.lose(conn, error, self.clock())
+                self.change(self.lose, conn, error, self.clock())
+            self._is_collecting = False
 
     def settled(self) -> bool:
         """Take what the session decided; says whether :meth:`perform` is this thread's to do; the lock is held."""
@@ -165,9 +165,10 @@ class Performer:
 
     def perform(self) -> None:
         """Carry out what the session decided; if another thread is at it, it does ours too."""
+        action: Action | None = None
         written: _Written | None = None
         try:
-            while (taken := self._take(written)) is not None:
+            while (taken := self._take(action, written)) is not None:
                 found, action = taken
                 if found:
                     self.listener(found)
@@ -177,7 +178,7 @@ class Performer:
                 self._drop()
             raise
 
-    def _take(self, written: _Written | None) -> tuple[list[Event], Action | None] | None:
+    def _take(self, done: Action | None, written: _Written | None) -> tuple[list[Event], Action | None] | None:
         """Tell what became of the last write and take what is next; None where this thread has nothing more to do."""
         me = threading.get_ident()
         with self.lock:
@@ -188,7 +189,9 @@ class Performer:
             self._mend()
             if written is not None:
                 self.change(self._report, written, self.clock())
-            self._in_hand = None
+            stale, self._in_hand = self._in_hand, None
+            if stale is not None and stale is not done:  # of a perform() that two interrupts ended
+                self.change(self.lose, stale.conn, ConnectionLost("the writing thread was interrupted"), self.clock())
             if not self.settled():
                 self._performer = None
                 self.nudge()

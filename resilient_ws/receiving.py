@@ -305,6 +305,8 @@ class Receivers:
                 raise self.end_error()
             if receiver.ahead:
                 return True  # another thread took it
+            if performer.failure is not None:
+                raise self.end_error()  # nobody knows what the session's own items come after
             if is_first:
                 performer.change(self.tell_progress, now)
             is_first = False

@@ -1426,7 +1426,7 @@ def test_X3_interrupts_at_any_point_lose_nothing_silently() -> None:
 import random
 from resilient_ws.exceptions import SessionClosed
 import tenacity
-TOTAL = 3000
+TOTAL = 6000
 state = {"committed": 0}
 def serve():
     while True:
@@ -1471,8 +1471,9 @@ client = dialer.connect(
 )
 rng = random.Random(5)
 stop = threading.Event()
+go = threading.Event()
 def interrupt():
-    stop.wait(0.2)
+    go.wait()
     while not stop.wait(rng.uniform(0.001, 0.01)):
         os.kill(os.getpid(), signal.SIGINT)
 hits = 0
@@ -1505,6 +1506,7 @@ def guarded(call):
         except KeyboardInterrupt:
             pass
 thread.start()
+guarded(go.set)
 guarded(until_done)
 guarded(stop.set)
 guarded(thread.join)
