@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from resilient_ws.bell import Bell
 from resilient_ws.exceptions import ConnectError, ConnectionLost, RemoteProtocolError, ResilientWSError
 from resilient_ws.keeper import Keeper, Waiter, Watch, keeper_for, waiters
 from resilient_ws.performing import Performer
@@ -53,7 +54,7 @@ class Driver:
     performer: Performer
     write_timeout: float
     before_timers: Callable[[float], None] = attrs.field(default=lambda now: None)
-    _changed: threading.Condition = attrs.field(init=False)
+    _changed: Bell = attrs.field(factory=Bell, init=False)
     _keeper: Keeper = attrs.field(init=False)
     _reader: int | None = None
     _waiter: Waiter | None = None
@@ -67,7 +68,6 @@ class Driver:
     _untold: list[_Arrived] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self._changed = threading.Condition(self.performer.lock)
         self.performer.nudge = self._nudge
         try:
             self._keeper = keeper_for(self)
@@ -101,12 +101,16 @@ class Driver:
             return self._pump(ready, deadline)
         finally:
             if self._reader == threading.get_ident():
-                self._give_back()
+                try:
+                    self._give_back()
+                except BaseException:  # an interrupt: nobody would read any more
+                    self._give_back()
+                    raise
 
     def _pump(self, ready: Callable[[float], bool], deadline: float | None) -> bool:
         is_last = False
         while True:
-            plan = None
+            plan = place = None
             with self.performer.look() as now:
                 is_ready = ready(now)
                 is_over = is_ready or is_last
@@ -114,16 +118,19 @@ class Driver:
                 # What is looked at here must still hold when the wait begins, so it begins under the same lock.
                 if not has_work:
                     is_last = deadline is not None and now >= deadline
-                    plan = self._wait_or_plan(is_over, deadline, now)
+                    plan = self._plan(is_over, deadline)
+                    place = self._changed.enter() if plan is None and not is_over else None
             if has_work:
                 self.performer.perform()
             if is_over:
                 return is_ready
             if plan is not None:
                 self._turn(*plan)
+            elif place is not None:
+                self._changed.wait(place, None if deadline is None else deadline - now)
 
-    def _wait_or_plan(self, is_over: bool, deadline: float | None, now: float) -> tuple[Waiter, float | None] | None:
-        """Take the ticket and say what to wait for, or wait until it may be free; the lock is held."""
+    def _plan(self, is_over: bool, deadline: float | None) -> tuple[Waiter, float | None] | None:
+        """Take the ticket if it is free and say what to wait for; the lock is held."""
         me = threading.get_ident()
         if is_over:
             self._nudge()
@@ -131,8 +138,6 @@ class Driver:
         elif self._reader is None or self._reader == me:
             self._reader = me
             return self._prepare(deadline)
-        else:
-            self._changed.wait(None if deadline is None else max(0.0, deadline - now))
         return None
 
     def _turn(self, waiter: Waiter, timeout: float | None) -> None:
@@ -143,15 +148,17 @@ class Driver:
 
     def _give_back(self) -> None:
         with self.performer.lock:
-            now = self._left_at = self.performer.clock()
-            self._reader = None
-            self._is_sleeping = False
-            if self.performer.connections.are_gone:
-                self._put_waiter_back()
+            now = self.performer.clock()
+            if self._reader == threading.get_ident():
+                self._left_at = now
+                self._reader = None
+                self._is_sleeping = False
+                if self.performer.connections.are_gone:
+                    self._put_waiter_back()
             is_unarmed, self._is_armed = not self._is_armed, True
-            self._changed.notify_all()
-        if is_unarmed:
-            self._keeper.ask(self, now + USER_IDLE)
+            if is_unarmed:
+                self._keeper.ask(self, now + USER_IDLE)
+            self._changed.ring()
 
     def _prepare(self, deadline: float | None) -> tuple[Waiter, float | None]:
         if self._is_kept:
@@ -185,7 +192,7 @@ class Driver:
 
     def _nudge(self) -> None:
         """Wake whoever waits, if it would now have to wait differently; the lock is held."""
-        self._changed.notify_all()
+        self._changed.ring()
         if not self._is_sleeping and not self._is_kept and self._is_armed:
             return  # somebody is about to look
         at = self._next_deadline()
@@ -236,7 +243,7 @@ class Driver:
         performer = self.performer
         with performer.look() as now:
             performer.change(self._tell_all, arrived, now)
-            self._changed.notify_all()
+            self._changed.ring()
             return performer.settled()
 
     def _tell_all(self, arrived: Sequence[_Arrived], now: float) -> None:
@@ -301,7 +308,7 @@ class Driver:
                 self._reader = None
                 watch.sync(self._wanted())
                 self._planned = at = self._next_deadline()
-                self._changed.notify_all()
+                self._changed.ring()
         return now if self.performer.connections.buffered else at
 
     def _put_waiter_back(self) -> None:
@@ -340,7 +347,7 @@ class Driver:
             return False
         try:
             self.performer.session.close(self.performer.clock(), end=end)
-            self._changed.notify_all()
+            self._changed.ring()
         finally:
             lock.release()
         self.performer.perform()

@@ -1416,6 +1416,39 @@ print("fine")
     assert (done.stdout, done.stderr) == ("fine\n", "")
 
 
+def test_X3_interrupt_of_a_waiting_thread_frees_no_lock_of_another() -> None:
+    """Ctrl-C that comes when a woken thread is about to take the lock leaves that lock to the thread that has it."""
+    done = run("""
+client, peer = opened()
+reader = threading.Thread(target=client.recv, args=(10,))
+reader.start()
+while client._driver._reader != reader.ident: time.sleep(0.001)
+out = threading.Event()
+def hold():
+    while not client._driver._changed._waiting: time.sleep(0.001)
+    with client._performer.lock:
+        client._driver._changed.ring()
+        time.sleep(0.2)  # now the main thread waits for the lock; there is nothing to be seen of that
+        os.kill(os.getpid(), signal.SIGINT)
+        assert out.wait(5)
+        assert client._performer.lock.locked()
+    print("kept")
+holder = threading.Thread(target=hold)
+try:
+    holder.start()
+    client.recv(10)
+except KeyboardInterrupt:
+    out.set()
+holder.join()
+peer.send(Batch("s", 1, ["a"]))
+reader.join()
+client.send("x"); peer.send(acked(1)); client.flush(5)
+client.close()
+print("fine")
+""")
+    assert (done.stdout, done.stderr) == ("kept\nfine\n", "")
+
+
 def test_X3_interrupts_at_any_point_lose_nothing_silently() -> None:
     """
     Interrupts that hit an echo loop anywhere leave a Client that goes on exactly once, or that says it ended.
