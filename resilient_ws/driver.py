@@ -97,15 +97,15 @@ class Driver:
         Returns:
             Whether it became true.
         """
+        # In a signal handler above a wait of this thread: that one has to look again, what it waits for may be over.
+        below = self._waiter if self._reader == threading.get_ident() else None
         try:
             return self._pump(ready, deadline)
         finally:
+            if below is not None:
+                below.wake()
             if self._reader == threading.get_ident():
-                try:
-                    self._give_back()
-                except BaseException:  # an interrupt: nobody would read any more
-                    self._give_back()
-                    raise
+                self._surely_give_back()
 
     def _pump(self, ready: Callable[[float], bool], deadline: float | None) -> bool:
         is_last = False
@@ -145,6 +145,13 @@ class Driver:
         ready = waiter.wait(timeout)
         self._is_sleeping = False
         self._take_in(ready)
+
+    def _surely_give_back(self) -> None:
+        try:
+            self._give_back()
+        except BaseException:  # an interrupt: nobody would read any more
+            self._give_back()
+            raise
 
     def _give_back(self) -> None:
         with self.performer.lock:
