@@ -104,7 +104,8 @@ class Backoff:
         """
         Say how many seconds the next attempt may take.
 
-        Doubles per round of failures: a timeout shorter than the queue of a server under a herd would never connect anybody.
+        Doubles per round of failures: a timeout shorter than the queue of a server under a herd would never connect
+        anybody.
         ``max_connect_timeout`` bounds the growth, never ``connect_timeout`` itself.
         """
         first = self._retry.connect_timeout

@@ -80,6 +80,7 @@ class Settings:
     instances: frozenset[str]
     roles: frozenset[Role]
     hedge_delay: float
+    has_credit: bool
 
 
 class Conversation:

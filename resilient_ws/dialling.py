@@ -172,7 +172,9 @@ def check_url(url: str, *, allow_plaintext: bool = False) -> Endpoint:
     if port == 0:
         raise ValueError("the URL's port is 0")
     if scheme == "ws" and not allow_plaintext and not is_loopback(host):
-        raise ValueError(f"ws:// to {host} would send everything in the clear; use wss://, or Wire(allow_plaintext=True)")
+        raise ValueError(
+            f"ws:// to {host} would send everything in the clear; use wss://, or Wire(allow_plaintext=True)"
+        )
     path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
     query = urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]{}|\\^`\"<>")
     bracketed = f"[{host}]" if ":" in host else host

@@ -154,7 +154,7 @@ def on_standing(core: Conversation, connection: Connection, frame: frames.Standi
 
 def on_batch(core: Conversation, connection: Connection, batch: Batch, now: float) -> None:
     connection.arrived(batch)
-    if connection.is_overdrawn:
+    if core.settings.has_credit and connection.is_overdrawn:
         raise RemoteProtocolError(
             "the server sent more than it was granted", hint="both totals of `credit` bind it (rule 9)", code=4400
         )

@@ -72,6 +72,7 @@ class Session:
             instances=instances | {instance},
             roles=roles,
             hedge_delay=hedge_delay,
+            has_credit=capabilities.credit,
         )
         self.capabilities = capabilities
         self._planned: float | None = None

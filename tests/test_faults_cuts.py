@@ -16,6 +16,8 @@ from server_fixture.rude import RudeServer, flap
 from tests.fault_server import AT_ONCE, Line, Model, opened, proxied, taken, url_of
 from tests.transport_tools import PATIENCE
 
+pytestmark = pytest.mark.faults
+
 #: Every byte up to here is a place to cut at; beyond it one in STEP is.
 EVERY = 600
 STEP = 37

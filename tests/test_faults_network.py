@@ -16,6 +16,8 @@ from server_fixture.rude import Caller, RudeServer, accept_upgrade, close_frame,
 from tests.fault_server import Line, Model, framed, numbers, opened, proxied, quick, taken, url_of
 from tests.transport_tools import PATIENCE, black_hole, closed_port
 
+pytestmark = pytest.mark.faults
+
 #: Notices a silent peer in half a second.
 ALERT = Keepalive(interval=0.1, timeout=0.4, min_timeout=0.1)
 

@@ -9,7 +9,7 @@ from session_tools import EARLIER, PRODUCER, Rig, answer, data, gap, welcome
 
 from resilient_ws import events as e
 from resilient_ws import frames as f
-from resilient_ws.config import Inbox, Outbox
+from resilient_ws.config import Capabilities, Inbox, Outbox
 from resilient_ws.exceptions import Rejected, Undelivered
 
 FORBIDDEN = f.Error(code="forbidden", hint="ask for the role 'reader'")
@@ -344,3 +344,12 @@ def test_a_lane_of_a_producer_that_the_hello_did_not_name_waits_for_the_next() -
     assert rig.all(f.Batch) == []
     rig.resume()
     assert [batch.producer for batch in rig.all(f.Batch)] == [1]
+
+
+def test_a_dialect_without_credit_is_bound_by_nothing() -> None:
+    """Where the protocol grants nothing, no number of messages is too many: the reader stops at the inbox's bound."""
+    capabilities = Capabilities(positions=True, acks=True, credit=False, resume=True)
+    rig = Rig.open(subscribe=["ticker"], inbox=Inbox(max_messages=1), capabilities=capabilities)
+    rig.say(data(101, 3))
+    assert rig.session.connected
+    assert rig.session.inbox_full
