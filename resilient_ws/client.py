@@ -286,8 +286,8 @@ class Client:
         """
         End the Client; a thread that waits in any of its methods returns at once.
 
-        What has no ack then has none for ever: see ``flush_timeout``, :meth:`flush`, :meth:`drain`. The cluster keeps
-        the session until its time is over; see :meth:`end_session`. A second call does nothing.
+        What has no ack then has none for ever: see ``flush_timeout``, :meth:`flush`, :meth:`drain`. The server is told
+        (``bye``), since nothing could resume the session: nobody else has its token. A second call does nothing.
 
         Args:
             flush_timeout: Seconds to wait for acks before.
@@ -295,10 +295,10 @@ class Client:
         self._close(flush_timeout)
 
     def end_session(self) -> None:
-        """Say ``bye`` and close: the cluster forgets the session at once."""
-        self._close(end=True)
+        """Close, and have the cluster forget the session at once, whoever might still resume it."""
+        self._close()
 
-    def _close(self, flush_timeout: float = 0.0, *, end: bool = False, leave_timeout: float = LEAVE_TIMEOUT) -> None:
+    def _close(self, flush_timeout: float = 0.0, *, leave_timeout: float = LEAVE_TIMEOUT) -> None:
         driver, performer = self._driver, self._performer
         if performer.is_forked or process.is_ending_for_good():
             return
@@ -306,7 +306,7 @@ class Client:
             session = self._session
             driver.pump(lambda now: session.is_flushed or performer.has_ended, self._deadline(flush_timeout))
         self._is_closed = self._receivers.is_closed = self._sender.is_closed = True
-        if driver.end(end=end):
+        if driver.end(end=True):
             driver.pump(lambda now: performer.connections.are_gone, performer.clock() + leave_timeout)
 
     def __enter__(self) -> Client:

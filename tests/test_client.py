@@ -1167,6 +1167,7 @@ def test_T15_close_is_bounded(opened: Any) -> None:
     client.close()
     assert time.monotonic() - started < 2
     until(lambda: peer.transport.calls[-1] == "release")
+    peer.expect(Bye)
     with pytest.raises(EOFError):
         peer.expect(Bye)
     assert peer.closed == (1000, "")
@@ -1177,6 +1178,7 @@ def test_close_is_quick_where_the_peer_answers(opened: Any, pool: ThreadPoolExec
     client, peer = opened()
 
     def answer() -> None:
+        peer.expect(Bye)
         with pytest.raises(EOFError):
             peer.expect(Bye)
         peer.close()
@@ -1208,10 +1210,11 @@ def test_fatal_error_is_raised_by_the_loop(opened: Any) -> None:
         client.send("a")
 
 
-def test_end_session_says_bye(opened: Any) -> None:
-    """end_session() tells the server to forget the session; close() does not."""
+@pytest.mark.parametrize("end", [Client.close, Client.end_session, lambda client: client.__exit__(None, None, None)])
+def test_the_end_of_a_client_is_the_end_of_its_session(opened: Any, end: Callable[[Client], None]) -> None:
+    """Nobody else has its token, so the server is told to forget the session; a Client dropped open says nothing."""
     client, peer = opened()
-    client.end_session()
+    end(client)
     assert isinstance(peer.expect(Bye), Bye)
 
 
