@@ -29,7 +29,7 @@ from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.events import Event, Message, Receipt
 from resilient_ws.exceptions import SessionClosed
 from resilient_ws.frames import Payload, Position, Start, check_stream_name
-from resilient_ws.opening import Dialer, log, make_driver, start, weakly
+from resilient_ws.opening import Dialer, guarantee_of, log, make_driver, start, weakly
 from resilient_ws.performing import LEAVE_TIMEOUT
 from resilient_ws.receiving import Receivers
 from resilient_ws.sending import Sender, compact_json
@@ -351,13 +351,7 @@ class Client:
     @property
     def guarantee(self) -> str:
         """What this Client promises with this server, in a sentence."""
-        can = self._arguments.dialect.capabilities
-        inbound, outbound = "as they come; gaps cannot be seen", "at most once"
-        if can.positions:
-            inbound = "in order per stream, exactly once in one life of this Client"
-        if can.acks:
-            outbound = "in order per stream, exactly once while this Client lives"
-        return f"Inbound: {inbound} (the message in hand again, when the process dies). Outbound: {outbound}."
+        return guarantee_of(self._arguments.dialect.capabilities)
 
     def stats(self) -> dict[str, Any]:
         """Return counters and sizes of this moment."""

@@ -1,5 +1,6 @@
 """
-From checked arguments to the parts of a Client and its welcome: session, how it dials, what hears of its events.
+From checked arguments to the parts of a Client and its welcome: session, how it dials, what hears of its events, and what it
+promises.
 
 Nothing here keeps the Client: one that was dropped open must be noticed.
 """
@@ -16,6 +17,7 @@ import attrs
 from resilient_ws import dispatcher, instrumentation
 from resilient_ws.arguments import Arguments
 from resilient_ws.callbacks import Callbacks
+from resilient_ws.config import Capabilities
 from resilient_ws.driver import Driver
 from resilient_ws.events import Event
 from resilient_ws.exceptions import ConnectError, ConnectTimeout, SessionClosed
@@ -141,3 +143,16 @@ def start(driver: Driver, arguments: Arguments) -> None:
         why = session.waits_for if last is None else f"the last attempt: {last}"
         where = f"from {count} endpoint{'s' * (count > 1)} within open_timeout={timeout:g} s"
         raise ConnectTimeout(f"no welcome {where}; {why}") from last
+
+
+def guarantee_of(can: Capabilities) -> str:
+    """Say what a Client promises with a server that can do this, in a sentence."""
+    inbound, outbound = "as they come; gaps cannot be seen", "at most once"
+    if can.positions:
+        inbound = (
+            "in order per stream, exactly once in one life of this Client; "
+            "at least once for the message in hand when the process dies"
+        )
+    if can.acks:
+        outbound = "in order per stream, exactly once while this Client lives"
+    return f"Inbound: {inbound}. Outbound: {outbound}."
