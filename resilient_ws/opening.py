@@ -1,6 +1,5 @@
 """
-From checked arguments to the parts of a Client and its welcome: session, how it dials, what hears of its events, and what it
-promises.
+From checked arguments to the parts of a Client and its welcome: its session, how it dials, who hears, what it promises.
 
 Nothing here keeps the Client: one that was dropped open must be noticed.
 """
