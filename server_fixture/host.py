@@ -19,12 +19,9 @@ from server_fixture.backplane import BUCKETS, Answer, Backplane, BackplaneError,
 from server_fixture.entering import NodeSettings
 
 TICK = 1.0
-"""Seconds between two ticks of every bucket's clock (rule 1)."""
+"""Seconds between two ticks of every bucket's clock (rule 1), at the most."""
 SILENT = 0.4
 """Part of the ttl without an answer after which the store counts as out of reach (rule 1)."""
-PAUSED = 1.0
-"""Seconds by which our own timer may be late before that means that we, and not the store, stood still."""
-
 _log = logging.getLogger("server_fixture.node")
 
 
@@ -57,6 +54,7 @@ class Host:
     backplane: Backplane
     clock: Callable[[], float]
     is_draining: bool = False
+    is_store_silent: bool = False
     guests: set[Guest] = attrs.field(factory=set)
     _sessions: dict[str, set[Guest]] = attrs.field(factory=dict)
     _watchers: dict[str, set[Guest]] = attrs.field(factory=dict)
@@ -87,11 +85,6 @@ class Host:
 
     # -- the store ----------------------------------------------------------------------------------------------------
 
-    @property
-    def is_store_silent(self) -> bool:
-        """No answer for too long: neither a hello nor an append can be served (rule 1)."""
-        return self.clock() - self._answered_at >= SILENT * self.settings.ttl
-
     async def ask(self, request: Request) -> Answer | BackplaneError:
         """Perform one step; an error means that its outcome is unknown."""
         try:
@@ -108,21 +101,24 @@ class Host:
         """Advance every bucket's clock; the answers show as well that the store is there."""
         while True:
             await asyncio.gather(*(self.ask(Tick(bucket=bucket)) for bucket in range(BUCKETS)))
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(self._pause)
+
+    @property
+    def _pause(self) -> float:
+        # An idle node hears from the store by its ticks alone, so with a short ttl they have to come more often.
+        return min(TICK, SILENT * self.settings.ttl / 4)
 
     async def _mind_silence(self) -> None:
-        pause = min(TICK, SILENT * self.settings.ttl / 4)
-        was_silent = False
+        """Judge whether neither a hello nor an append can be served, because no answer came for too long (rule 1)."""
         while True:
-            planned = self.clock() + pause
-            await asyncio.sleep(pause)
-            late = self.clock() - planned
-            if late > PAUSED:
-                self._answered_at += late
-            is_silent = self.is_store_silent
-            if is_silent != was_silent:
+            planned = self.clock() + self._pause
+            await asyncio.sleep(self._pause)
+            now = self.clock()
+            self._answered_at += max(0.0, now - planned)  # for so long it was we who stood still, not the store
+            is_silent = now - self._answered_at >= SILENT * self.settings.ttl
+            if is_silent != self.is_store_silent:
                 _log.warning("store_silent" if is_silent else "store_answers")
-                was_silent = is_silent
+                self.is_store_silent = is_silent
             if is_silent:
                 for guest in list(self.guests):
                     guest.store_silent()
