@@ -52,3 +52,12 @@ def test_a_fate_is_raised_as_what_it_is(fate: Fate, kind: type[Exception]) -> No
     error = fate.error("orders", 7)
     assert type(error) is kind
     assert "7" in str(error)
+
+
+def test_a_fate_between_two_runs_joins_them() -> None:
+    """Whichever side comes last, neighbours that failed alike are one run."""
+    fates = Fates()
+    for seq in (1, 3, 2):
+        assert fates.add(seq, DROPPED)
+    assert fates.runs == 1
+    assert all(fates.get(seq) == DROPPED for seq in (1, 2, 3))

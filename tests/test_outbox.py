@@ -399,3 +399,11 @@ def test_S10_what_was_acked_does_not_stay_in_memory() -> None:
     box.committed(PRODUCER, "s", 5_000)
     assert (len(box), len(lane), lane._items) == (0, 0, [])
     assert box.accept("s", "x", 1) == 5_001
+
+
+def test_a_journal_that_kept_nothing_restores_nothing() -> None:
+    """An empty lane of an earlier producer holds nobody up and is in no hello."""
+    box = unacked()
+    box.restore("e" * 32, "s", 5, [])
+    assert list(box.writable()) == []
+    assert box.producers() == (PRODUCER,)

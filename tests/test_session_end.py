@@ -7,7 +7,7 @@ from session_tools import Rig, data, session, welcome
 
 from resilient_ws import events as e
 from resilient_ws import frames as f
-from resilient_ws.exceptions import LocalProtocolError, SessionClosed, Undelivered
+from resilient_ws.exceptions import LocalProtocolError, NoEndpoint, SessionClosed, Undelivered
 from resilient_ws.session import SessionState
 
 # -- end --------------------------------------------------------------------------------------------------------------
@@ -120,3 +120,12 @@ def test_stats_are_numbers() -> None:
     assert (stats["connects"], stats["inbox"], stats["state"], stats["node"]) == (1, (1, 10), "live", "n1")
     assert not rig.session.inbox_full
     assert welcome(rig.hello()).session == "00s1"
+
+
+def test_a_call_that_waited_in_vain_hears_why() -> None:
+    """While there is a connection there is no trouble; else what it waits for, or what ended the last attempt."""
+    rig = Rig.new()
+    assert "attempts go on" in rig.session.trouble
+    rig.lose(NoEndpoint("no address answered"))
+    assert "no address answered" in rig.session.trouble
+    assert Rig.open().session.trouble == ""
