@@ -185,6 +185,7 @@ def test_one_that_cannot_even_fail_takes_no_turn_of_another(
         keeper.ask(kept, at)
     for kept in others:
         wait(kept)
+    until(lambda: len(caplog.records) == 2)
     assert [record.message for record in caplog.records] == ["resilient_ws.keeper_failed"] * 2
 
 
