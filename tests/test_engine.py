@@ -24,18 +24,18 @@ from server_fixture.process import Child, ChildFailed
 IMPORTABLE = {**os.environ, "PYTHONPATH": str(pathlib.Path(engine.__file__).parent.parent)}
 
 
-def installed() -> bool:
-    """Whether there is a server to test with."""
+def may_run() -> bool:
+    """Whether there is a server to test with; where tests run for the project its absence is an error, not a skip."""
     try:
         find_server()
     except EngineNotFound:
-        return False
+        return "CI" in os.environ
     return True
 
 
 real = [
     pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs POSIX signals"),
-    pytest.mark.skipif(not installed(), reason="no Valkey or Redis server here"),
+    pytest.mark.skipif(not may_run(), reason="no Valkey or Redis server here"),
 ]
 Fake: typing.TypeAlias = collections.abc.Callable[[str, str], str]
 
@@ -188,7 +188,8 @@ def test_it_answers_and_keeps_nothing(running: Engine) -> None:
 @marked
 def test_redis_client_takes_the_url(running: Engine) -> None:
     """redis-py connects by the URL as it is."""
-    redis = pytest.importorskip("redis")
+    import redis
+
     client = redis.Redis.from_url(running.url)
     try:
         assert client.set("a", "1") is True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 
@@ -51,7 +50,6 @@ def test_command_line_gets_a_message_and_status_2(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.cluster
-@pytest.mark.skipif(importlib.util.find_spec("server_fixture.__main__") is None, reason="no command line yet")
 def test_module_without_the_extra_names_it() -> None:
     """``python -m server_fixture demo`` without aiohttp says what to install, without a traceback."""
     done = subprocess.run([sys.executable, "-c", WITHOUT_AIOHTTP], capture_output=True, text=True, timeout=30)

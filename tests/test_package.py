@@ -64,8 +64,6 @@ def test_star_import_of_the_client() -> None:
 @pytest.mark.skipif(not BARE, reason="only where the wheel is installed without an extra")
 def test_fixture_without_its_extra_names_the_extra() -> None:
     """The fixture's command line says what to install, without a traceback, where its extra is missing."""
-    if importlib.util.find_spec("server_fixture.__main__") is None:
-        pytest.skip("the fixture has no command line yet")
     done = subprocess.run([sys.executable, "-m", "server_fixture", "demo"], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install 'resilient-ws[fixture]'" in done.stderr
