@@ -389,3 +389,10 @@ def test_cut_tail(store: RedisStore) -> None:
     assert read_all(store.url, "x")[1:3] == (1, 1)
     assert store.run(attrs.evolve(APPEND, first=2, entries=(Entry(b"2", True),))) == Appended(seq=2)
     assert [entry.offset for entry in read_all(store.url, "x")[3]] == [1, 2]
+
+
+def test_the_scripts_for_other_languages_are_the_scripts() -> None:
+    """The copies in docs/scripts are what this backplane runs; write them anew where this fails."""
+    folder = Path(__file__).resolve().parent.parent / "docs" / "scripts"
+    copies = {path.stem: path.read_text("utf-8") for path in folder.glob("*.lua")}
+    assert copies == scripts.ALL, "run: python -m server_fixture.backplane.scripts docs/scripts"
