@@ -10,12 +10,14 @@ import argparse
 import contextlib
 import json
 import random
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from server_fixture.commands import parse
 from server_fixture.extra import require_or_exit
 
 INTERRUPTED = 130
@@ -27,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start a cluster, print its URLs, run until Ctrl-C")
     up.add_argument("--nodes", type=int, default=3, help="how many (default 3)")
     up.add_argument("--ttl", type=float, default=60.0, help="seconds that a session outlives its last refresh")
+    _add_node_command(up)
     up.set_defaults(run=_up)
     demo = commands.add_parser(
         "demo",
@@ -44,16 +47,45 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="negative control: each connection starts a new session from now and forgets what it sent; must exit 1",
     )
+    _add_node_command(demo)
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _add_node_command(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--node-command",
+        metavar="N:COMMAND",
+        action="append",
+        default=[],
+        help="start node N by this command, as in '2:node server.js'; for several nodes, several times (docs/node.md)",
+    )
+
+
+def _commands(options: Sequence[str]) -> dict[int, tuple[str, ...]]:
+    """
+    Read the commands of nodes.
+
+    Raises:
+        ValueError: One cannot be read, or a node has two.
+    """
+    found: dict[int, tuple[str, ...]] = {}
+    for number, command in map(parse, options):
+        if number in found:
+            raise ValueError(f"--node-command: node {number} has two commands; give it one")
+        found[number] = command
+    return found
 
 
 def _up(arguments: argparse.Namespace) -> int:
     from server_fixture.cluster import Cluster
 
-    with Cluster(arguments.nodes, ttl=arguments.ttl) as cluster:
+    commands = _commands(arguments.node_command)
+    with Cluster(arguments.nodes, ttl=arguments.ttl, commands=commands) as cluster:
         for url in cluster.urls:
             print(url, flush=True)
+        for number, command in commands.items():
+            print(f"node-{number}: {shlex.join(command)}", flush=True)
         print(f"logs: {cluster.directory}\nCtrl-C ends it", flush=True)
         watch = threading.Event()
         while not watch.wait(0.5):
@@ -73,6 +105,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         seed=seed,
         sessions=arguments.sessions,
         replay=not arguments.no_replay,
+        commands=_commands(arguments.node_command),
     )
     print(f"{options.command}", flush=True)
     with contextlib.closing(display_for(sys.stdout)) as display:

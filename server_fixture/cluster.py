@@ -14,7 +14,6 @@ import pathlib
 import secrets
 import shutil
 import signal
-import sys
 import tempfile
 import time
 import types
@@ -23,6 +22,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 
+from server_fixture import commands as named
 from server_fixture import history
 from server_fixture.backplane import Published
 from server_fixture.engine import Engine
@@ -43,13 +43,22 @@ class Node:
 
     Args:
         name: As it is told in the welcome.
-        flags: For ``server_fixture.node``, without name and port.
+        flags: For the command, without name and port.
         directory: Where its log goes.
         env: What its environment has beside ours.
+        command: What it is started with; the default is the reference server.
     """
 
-    def __init__(self, name: str, flags: Sequence[str], directory: pathlib.Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        flags: Sequence[str],
+        directory: pathlib.Path,
+        env: Mapping[str, str],
+        command: tuple[str, ...] = named.REFERENCE,
+    ) -> None:
         self.name = name
+        self.command = command
         self.log_path = directory / f"{name}.log"
         self.port = 0
         self.is_paused = False
@@ -63,8 +72,7 @@ class Node:
         """Start it and return at once; :meth:`wait_ready` waits. It keeps the port that it had before."""
         if self.is_alive:
             return
-        own = ["--name", self.name, "--port", str(self.port)]
-        argv = [sys.executable, "-m", "server_fixture.node", *own, *self._flags]
+        argv = [*named.leashed(self.command), f"--name={self.name}", f"--port={self.port}", *self._flags]
         self._child = Child(argv, name=self.name, log_path=self.log_path, env=self._env)
         self.is_paused = self.is_draining = False
         self.is_meant_to_live = True
@@ -74,9 +82,15 @@ class Node:
         Wait until it serves.
 
         Raises:
-            ChildFailed: It ended, or did not get ready; the text has its exit code and the end of its log.
+            ChildFailed: It ended, did not get ready, or did not say on which port; the text has the end of its log.
         """
-        self.port = int(self.child.wait_ready(timeout)["port"])
+        said = self.child.wait_ready(timeout)
+        port = said.get("port")
+        if type(port) is not int or not 0 < port < 65536 or self.port not in (0, port):
+            self.close()
+            asked = f" (it was told {self.port})" if self.port else ""
+            raise ChildFailed(self.child, f"said READY {json.dumps(said)}, where 'port' is to be its port{asked}")
+        self.port = port
 
     @property
     def child(self) -> Child:
@@ -193,6 +207,8 @@ class Cluster:
         backplane: ``redis`` starts a store of its own, a URL uses that one, ``memory`` is for a single node.
         flags: More of ``python -m server_fixture.node``, as in ``{"max-message": 1000}``.
         directory: Where the logs go; None: a new directory that goes with the cluster.
+        commands: Nodes that are not the reference server, by their numbers: ``{2: ["node", "server.js"]}`` starts
+            node-2 by this program, with the same flags and variables as the others; ``docs/node.md`` has the contract.
     """
 
     def __init__(
@@ -204,9 +220,11 @@ class Cluster:
         backplane: str = "redis",
         flags: Mapping[str, object] | None = None,
         directory: str | os.PathLike[str] | None = None,
+        commands: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
         if nodes < 1 or (nodes > 1 and backplane == "memory"):
             raise ValueError(f"nodes={nodes}: at least one, and only one without a shared backplane ('memory')")
+        given = named.checked(commands, nodes)
         require("aiohttp", "redis")
         self._is_own_directory = directory is None
         made = tempfile.mkdtemp(prefix="resilient-ws-cluster-") if directory is None else directory
@@ -215,9 +233,12 @@ class Cluster:
         self.engine = Engine(log_path=self.directory / "engine.log") if backplane == "redis" else None
         self._store = backplane if self.engine is None else self.engine.url
         settings = {"backplane": self._store, "ttl": ttl, "keepalive": keepalive, **(flags or {})}
-        given = [f"--{name}={value}" for name, value in settings.items()]
+        written = [f"--{name}={value}" for name, value in settings.items()]
         env = {"RESILIENT_WS_TOKEN_KEY": secrets.token_hex(32)}
-        self.nodes = tuple(Node(f"node-{number}", given, self.directory, env) for number in range(1, nodes + 1))
+        self.nodes = tuple(
+            Node(f"node-{number}", written, self.directory, env, given.get(number, named.REFERENCE))
+            for number in range(1, nodes + 1)
+        )
 
     # -- the processes ------------------------------------------------------------------------------------------------
 

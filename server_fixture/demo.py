@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import pathlib
+import shlex
 import threading
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
-from server_fixture import checker, history
+from server_fixture import checker, commands, history
 from server_fixture.chaos import Nemesis
 from server_fixture.cluster import Cluster
 from server_fixture.recorder import Recorder, Spread, Tally
@@ -34,7 +35,12 @@ Show = Callable[["Run"], None]
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """What a run is asked for; ``sessions`` are a publisher and one subscriber of each kind at least."""
+    """
+    What a run is asked for; ``sessions`` are a publisher and one subscriber of each kind at least.
+
+    Attributes:
+        commands: As those of a :class:`Cluster`. A run with some proves nothing where one of its nodes served nobody.
+    """
 
     nodes: int = attrs.field(default=3, validator=attrs.validators.ge(1))
     seconds: float = attrs.field(default=20.0, validator=attrs.validators.gt(0))
@@ -42,12 +48,15 @@ class Options:
     seed: int
     sessions: int = attrs.field(default=6, validator=attrs.validators.ge(3))
     replay: bool = True
+    commands: Mapping[int, tuple[str, ...]] = attrs.field(factory=dict)
 
     @property
     def command(self) -> str:
         """The line that runs the same schedule again."""
         flags = f"--nodes {self.nodes} --seconds {self.seconds:g} --kill-every {self.kill_every:g} --seed {self.seed}"
         rest = "" if self.replay else " --no-replay"
+        for number, command in self.commands.items():
+            rest += f" --node-command {shlex.quote(commands.written(number, command))}"
         return f"python -m server_fixture demo {flags} --sessions {self.sessions}{rest}"
 
 
@@ -102,7 +111,7 @@ def run_demo(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | None
     Raises:
         ChildFailed: A node or the store ended by itself.
     """
-    with Cluster(options.nodes) as cluster, _quiet_log(cluster.directory):
+    with Cluster(options.nodes, commands=options.commands) as cluster, _quiet_log(cluster.directory):
         recorder = Recorder()
         nemesis = Nemesis(cluster, recorder.record, options.seed, options.kill_every, recorder.kill)
         workload = Workload(cluster, recorder, options.sessions, is_forgetful=not options.replay)
@@ -212,12 +221,25 @@ def doubts_of(run: Run, judged: checker.Verdict | None) -> list[str]:
     doubts += [f"{tally.process} was never cut" for tally in tallies if tally.cuts == 0]
     if run.recorder.total("resumed") == 0:
         doubts.append("no session resumed")
+    doubts += _unused(run)
     for tally in tallies:
         doubts += [
             f"{tally.process} has {count} messages {direction}, under {ENOUGH_MESSAGES}"
             for direction, count in counts_of(tally).items()
             if count < ENOUGH_MESSAGES
         ]
+    return doubts
+
+
+def _unused(run: Run) -> list[str]:
+    """Say which nodes of a mixed run nobody came to, or came back to."""
+    doubts = []
+    for node in run.cluster.nodes if run.options.commands else ():
+        who = f"{node.name} ({commands.shown(node.command)})"
+        if run.recorder.welcomes[node.name] == 0:
+            doubts.append(f"{who} welcomed nobody")
+        elif run.recorder.resumes[node.name] == 0:
+            doubts.append(f"no session resumed at {who}")
     return doubts
 
 
@@ -229,6 +251,23 @@ def counts_of(tally: Tally) -> dict[str, int]:
     if tally.receives:
         counts["server_to_client"] = tally.delivered
     return counts
+
+
+def _served(run: Run) -> dict[str, Any]:
+    """Say what each node of a mixed run is and did; nothing of a run of the reference server alone."""
+    if not run.options.commands:
+        return {}
+    counts = run.recorder
+    return {
+        "served": {
+            node.name: {
+                "command": commands.shown(node.command),
+                "welcomes": counts.welcomes[node.name],
+                "resumed": counts.resumes[node.name],
+            }
+            for node in run.cluster.nodes
+        }
+    }
 
 
 def _report(run: Run, judged: checker.Verdict | None, verdict: str) -> dict[str, Any]:
@@ -261,6 +300,7 @@ def _report(run: Run, judged: checker.Verdict | None, verdict: str) -> dict[str,
         "unreported_gaps": found.get("unreported_gap", 0),
         "recovery_ms": _milliseconds(recorder.spread(recorder.recoveries)),
         "recovery_to_message_ms": _milliseconds(recorder.spread(recorder.to_message)),
+        **_served(run),
         "verdict": verdict,
     }
 

@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any, Protocol, TextIO
 
+from server_fixture.commands import shown
 from server_fixture.demo import Outcome, Run
 from server_fixture.recorder import Spread
 
@@ -47,6 +48,9 @@ def verdict_lines(outcome: Outcome, command: str, kept: object) -> list[str]:
     lines = [f"{done}; {moved}", counts, f"recovery from kill to resumed: {resumed}", f"to the first message: {heard}"]
     if outcome.apart.count:
         lines.append(f"after kills that left no node alive: {in_words(outcome.apart)}")
+    for name, served in report.get("served", {}).items():
+        did = f"{served['welcomes']} welcomes, {served['resumed']} resumed"
+        lines.append(f"{name} ({served['command']}): {did}")
     lines += [f"  {reason}" for reason in outcome.reasons[:12]]
     if len(outcome.reasons) > 12:
         lines.append(f"  ... and {len(outcome.reasons) - 12} more")
@@ -136,15 +140,20 @@ class Live:
     @staticmethod
     def _nodes(run: Run) -> Any:
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table("node", "state", "kills", "sessions", box=None, pad_edge=False)
+        head = ("node", "state", "kills", "sessions", "welcomes", *(["command"] if run.options.commands else []))
+        table = Table(*head, box=None, pad_edge=False)
         for node in run.cluster.nodes:
             kills = sum(node.name in kill.nodes for kill in list(run.nemesis.kills))
             there = sum(tally.node == node.name for tally in run.recorder.tallies.values())
             state = "[yellow]starting[/]" if node.is_alive else "[red]killed[/]"
             if node.is_serving:
                 state = "[green]serving[/]"
-            table.add_row(node.name, state, str(kills), str(there))
+            cells = (node.name, state, *map(str, (kills, there, run.recorder.welcomes[node.name])))
+            # A command may have brackets in it, which a plain string would take for markup.
+            command = (Text(shown(node.command), overflow="ellipsis"),) if run.options.commands else ()
+            table.add_row(*cells, *command)
         return table
 
     @staticmethod

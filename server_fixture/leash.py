@@ -2,6 +2,7 @@
 The child's half of a process that dies with its parent; the parent's half is ``process.Child``.
 
 A program calls `die_with_parent` first and `announce_ready` when it serves. Started by hand it runs without a leash.
+One in another language is started by ``python -m server_fixture.leash PROGRAM ARGUMENT...``, which becomes it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -75,3 +77,25 @@ def set_death_signal(number: int) -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+def become(argv: collections.abc.Sequence[str]) -> int:
+    """
+    Become another program, which Linux kills when the parent is gone, though it be stopped or never look at its leash.
+
+    Returns:
+        127 where it cannot be started; the text on standard error says why.
+    """
+    set_death_signal(signal.SIGKILL)
+    leash = os.environ.get(LEASH)
+    if leash is not None and select.select([int(leash)], [], [], 0)[0]:
+        return 1  # the parent went before the signal was asked for
+    try:
+        os.execvp(argv[0], list(argv))
+    except OSError as error:
+        print(f"{argv[0]!r} cannot be started ({error.strerror})", file=sys.stderr)
+    return 127
+
+
+if __name__ == "__main__":
+    sys.exit(become(sys.argv[1:]))

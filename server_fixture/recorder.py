@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import attrs
@@ -83,6 +84,7 @@ class Recorder:
     Attributes:
         recoveries, to_message: Seconds from a kill until a session that was on the node resumed, and until it got its
             first message after that; (duration, whether a node was left) each.
+        welcomes, resumes: How often a node, by its name, welcomed a session, and how often one resumed there.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -90,6 +92,8 @@ class Recorder:
     tallies: dict[str, Tally] = attrs.field(factory=dict)
     recoveries: list[tuple[float, bool]] = attrs.field(factory=list)
     to_message: list[tuple[float, bool]] = attrs.field(factory=list)
+    welcomes: Counter[str] = attrs.field(factory=Counter)
+    resumes: Counter[str] = attrs.field(factory=Counter)
     changed: threading.Condition = attrs.field(factory=threading.Condition)
 
     def joins(self, process: str, *, sends: bool, receives: bool) -> Tally:
@@ -162,6 +166,7 @@ class Recorder:
                 tally.reconnects += 1
                 self.history.append(h.Reconnected(tally.process, self.clock(), node))
             tally.node = node
+            self.welcomes[node] += 1
             self.changed.notify_all()
 
     def resumed(self, tally: Tally, node: str) -> None:
@@ -169,6 +174,7 @@ class Recorder:
         with self.changed:
             now = self.clock()
             tally.resumed += 1
+            self.resumes[node] += 1
             if tally.struck is not None:
                 at, was_left = tally.struck
                 self.recoveries.append((now - at, was_left))
