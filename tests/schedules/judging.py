@@ -43,16 +43,18 @@ def replaced(target: Any, name: str, make: Callable[[Any], Any]) -> Defect:
     return lambda: patch.object(target, name, make(getattr(target, name)))
 
 
-def only_with(schedule: Callable[[], None], *defects: Defect) -> None:
-    """Run a schedule with every rule in force, then once for each planted defect, which has to break it."""
+def only_with(schedule: Callable[[], None], *defects: tuple[str, Defect]) -> None:
+    """
+    Run a schedule with every rule in force, then without one rule after the other.
+
+    Args:
+        schedule: The script with what it requires.
+        defects: (the invariant that breaks, as the text of :class:`Broken` begins; the defect).
+    """
     schedule()
-    for number, defect in enumerate(defects):
-        with defect():
-            try:
-                schedule()
-            except Broken:
-                continue
-        pytest.fail(f"defect {number} breaks nothing: the schedule does not need the rule")
+    for invariant, defect in defects:
+        with defect(), pytest.raises(Broken, match=f"^{invariant}: "):
+            schedule()
 
 
 def require_sound(stage: Stage) -> None:

@@ -11,16 +11,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resilient_ws.dialects.native import Native
-from resilient_ws.exceptions import ConnectionLost
+from resilient_ws.exceptions import ConnectionLost, LocalProtocolError
 from resilient_ws.frames import Hello
+from schedules.judging import Broken
 from server_fixture.backplane import Answer, BackplaneError
 from server_fixture.session import Call, Send, ServerSession, Unwatch, Watch
 
 if TYPE_CHECKING:
     from schedules.stage import Device, Node
 
-CHANNELS = ("up", "requests", "answers", "notices", "down")
-"""Device to node, node to store, store to node (answers; wakes and fences), node to device."""
+CHANNELS = ("up", "requests", "answers", "wakes", "fences", "down")
+"""Device to node, node to store, store to node (the three of them), node to device."""
 CLOSED = object()
 """What stands in ``up`` where the device closed: the node reads it behind everything else."""
 
@@ -50,7 +51,8 @@ class Line:
             "up": self._to_node,
             "requests": self._to_store,
             "answers": self._answer,
-            "notices": lambda notice: notice(),
+            "wakes": lambda stream: server.woken(stream, node.stage.now),
+            "fences": lambda raised: server.fence_raised(*raised, node.stage.now),
             "down": self._to_device,
         }
 
@@ -99,7 +101,7 @@ class Line:
 
     def step(self) -> bool:
         """Let the oldest item of the first free channel arrive; returns whether there was one."""
-        stopped = {"up", "answers", "notices"} if self.node.is_paused else set()
+        stopped = {"up", "answers", "wakes", "fences"} if self.node.is_paused else set()
         for channel in CHANNELS:
             if self.queues[channel] and channel not in self.held and channel not in stopped:
                 self.deliver(channel)
@@ -108,7 +110,11 @@ class Line:
 
     def write(self, channel: str, items: list[Any]) -> None:
         """Put items on the wire as the dialect says them, one by one."""
-        decoded = self._readers[channel].decode(self._writers[channel].encode(items))
+        try:
+            said = self._writers[channel].encode(items)
+        except LocalProtocolError as error:
+            raise Broken(f"X0: a side says what cannot be said: {error}") from error
+        decoded = self._readers[channel].decode(said)
         failure = self._readers[channel].failure
         self.queues[channel].extend(decoded)
         if failure is not None:

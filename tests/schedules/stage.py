@@ -14,7 +14,7 @@ from typing import Any
 from session_tools import session
 
 from resilient_ws import events as e
-from resilient_ws.exceptions import ConnectError
+from resilient_ws.exceptions import ConnectError, Gap
 from resilient_ws.session import Dial, Session, SessionState, Shut, Write
 from resilient_ws.welcome import Identity
 from schedules.judging import Broken
@@ -92,8 +92,9 @@ class Device:
 
     def __init__(self, stage: Stage, number: int, identity: Identity | None, changes: Mapping[str, Any]) -> None:
         self.stage = stage
-        self.instance, self.producer = f"{number:032x}", f"{0x1000 + number:032x}"
-        defaults = {"urls": list(stage.nodes), "instance": self.instance, "producer": self.producer}
+        self.changes = dict(changes)
+        self.producer = f"{0x1000 + number:032x}"
+        defaults = {"urls": list(stage.nodes), "instance": f"{number:032x}", "producer": self.producer}
         self.session: Session = session(**{**defaults, **changes}, now=stage.now)
         self.session._core.identity = identity
         self.lines: dict[int, Line] = {}
@@ -124,14 +125,18 @@ class Device:
         self.drive()
         return found
 
+    def ack(self, stream: str, offset: int, receiver: int = 0) -> None:
+        """Say that a message is handled; the ack is on its way only when it is due."""
+        position = self.session.position(stream)
+        assert position is not None
+        self.session.ack(stream, position.epoch, offset, receiver, self.stage.now)
+        self.drive()
+
     def outcome(self, seq: int, stream: str = "orders") -> bool | Exception:
         return self.session.outcome(self.producer, stream, seq)
 
     def crash(self) -> None:
         """SIGKILL: what was written still arrives, the nodes are told nothing."""
-        for line in self.lines.values():
-            line.queues["down"].clear()
-            line.hold("down")
         self.lines.clear()
         self.stage.devices.remove(self)
 
@@ -166,13 +171,19 @@ class Device:
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
+    def gaps(self) -> list[Gap]:
+        return [item for item in self.got if isinstance(item, Gap)]
+
+    @property
     def resumes(self) -> int:
         return len(self.told(e.Resumed))
 
     # -- the shell ----------------------------------------------------------------------------------------------------
 
     def drive(self) -> None:
-        """Carry out what the session asks for."""
+        """Carry out what the session asks for; a dead process asks for nothing."""
+        if self not in self.stage.devices:
+            return
         while actions := self.session.actions():
             for action in actions:
                 self._do(action)
@@ -212,7 +223,7 @@ class Stage:
 
     Args:
         nodes: How many.
-        forbidden: Streams on which nobody may publish.
+        forbidden: Streams on which nobody may publish; a script may change it.
         settings: What differs from the defaults of the nodes' settings.
 
     Attributes:
@@ -229,7 +240,7 @@ class Stage:
         self.lines: list[Line] = []
         self.held_from_birth: tuple[str, ...] = ()
         self.stored: list[tuple[str, str, Fence]] = []
-        self._forbidden = frozenset(forbidden)
+        self.forbidden = set(forbidden)
         self._born = 0
 
     def node(self, index: int) -> Node:
@@ -238,7 +249,21 @@ class Stage:
     def device(self, *, identity: Identity | None = None, **changes: Any) -> Device:
         """Start a client, dial, and run; ``changes`` are arguments of Session."""
         self._born += 1
-        device = Device(self, self._born, identity, changes)
+        return self._start(Device(self, self._born, identity, changes))
+
+    def restart(self, dead: Device) -> Device:
+        """Start a client again from what a journal keeps: identity, instances, and how far each stream was acked."""
+        self._born += 1
+        lives = dead.session._core.settings.instances
+        device = Device(self, self._born, dead.identity, {**dead.changes, "instances": lives})
+        for stream, subscription in device.session._core.inbox.subscriptions.items():
+            position = dead.session.position(stream)
+            if position is not None:
+                subscription.start, subscription.passed, subscription.acked = None, position, position
+                subscription.move(position.epoch, position.offset, None)
+        return self._start(device)
+
+    def _start(self, device: Device) -> Device:
         self.devices.append(device)
         device.session.connect(self.now)
         device.drive()
@@ -246,7 +271,7 @@ class Stage:
         return device
 
     def authorize(self, principal: str, verb: str, stream: str) -> bool:
-        return verb != "publish" or stream not in self._forbidden
+        return verb != "publish" or stream not in self.forbidden
 
     # -- the store ----------------------------------------------------------------------------------------------------
 
@@ -276,12 +301,11 @@ class Stage:
 
     def _wake(self, stream: str, nodes: Sequence[Node]) -> None:
         for line in [line for node in nodes for line in node.lines if stream in line.watched]:
-            line.queues["notices"].append(lambda line=line: line.server.woken(stream, self.now))
+            line.queues["wakes"].append(stream)
 
     def _say(self, entered: SessionEntered) -> None:
-        session, fence = entered.session, entered.fence
         for line in [line for node in self.nodes.values() for line in node.lines]:
-            line.queues["notices"].append(lambda line=line: line.server.fence_raised(session, fence, self.now))
+            line.queues["fences"].append((entered.session, entered.fence))
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -294,7 +318,7 @@ class Stage:
             moved = [line.step() for line in self.lines]
             if not any(moved):
                 return
-        raise Broken(f"something spins at {self.now}")
+        raise Broken(f"L6: something spins at {self.now}")
 
     def advance(self, seconds: float) -> None:
         """Let time pass: every timer runs when it is due, and :meth:`run` after it."""
