@@ -6,13 +6,12 @@ Every test runs its schedule with all rules in force, then without the one that 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
 
 import attrs
 import pytest
-from schedules.judging import only_with, replaced, require, require_sound
+from schedules.judging import Defect, only_with, replaced, require, require_sound
 from schedules.stage import Device, Stage
 
 from resilient_ws import events as e
@@ -132,9 +131,9 @@ def test_H12_superseded_after_a_foreign_4409_is_taken_over() -> None:
     only_with(schedule, ("S9", replaced(hearing, "is_contested", never)))
 
 
-def own_4409_is_normal() -> AbstractContextManager[Any]:
-    """A close by the own instance asks for nothing."""
-    return patch.dict(losing.AFTER_LOSS, {Treatment.SUPERSEDED: lambda *args: None})
+def asks_for_nothing(treatment: Treatment) -> Defect:
+    """A close of that kind is normal, and nothing follows from it."""
+    return lambda: patch.dict(losing.AFTER_LOSS, {treatment: lambda *args: None})
 
 
 def test_H13_outranked_by_its_own_late_hello_the_client_resumes() -> None:
@@ -154,7 +153,30 @@ def test_H13_outranked_by_its_own_late_hello_the_client_resumes() -> None:
         stage.advance(5.0)
         require(device.is_open, f"L2: it is connected again ({device.session.error!r})")
 
-    only_with(schedule, ("L2", own_4409_is_normal))
+    only_with(schedule, ("L2", asks_for_nothing(Treatment.SUPERSEDED)))
+
+
+def test_H13_a_hello_that_was_its_own_predecessor_is_said_again() -> None:
+    """A hello's step is taken, the answer is lost, and the store's driver repeats it: the node sees a stale attempt."""
+
+    def schedule() -> None:
+        stage = Stage()
+        device = stage.device()
+        stage.held_from_birth = ("requests",)
+        device.line.cut()
+        stage.advance(1.0)
+        stage.held_from_birth = ()
+        line = device.line
+        line.queues["requests"].append(line.queues["requests"][0])
+        line.deliver("requests")
+        line.queues["answers"].clear()
+        line.release()
+        assert [event.code for event in device.told(e.ConnectionEnded)][-1] == 4410
+        stage.advance(5.0)
+        require(device.is_open, f"L2: it is connected again ({device.session.error!r})")
+        require(not device.told(e.SessionReplaced), "S9: with the session that it had")
+
+    only_with(schedule, ("L2", asks_for_nothing(Treatment.STALE)))
 
 
 def forgetful(original: Any) -> Any:
