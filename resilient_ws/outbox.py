@@ -50,6 +50,7 @@ class Lane:
         written: The highest seq that was ever given to a connection.
         acked: The highest seq that a server acked.
         dropped, given_up: Up to here the drop policy has looked at what was not written, and at what was.
+        is_restored: A journal kept it from an earlier life, and may be an older copy than what the server knows.
         failures: Why messages of it failed.
     """
 
@@ -61,6 +62,7 @@ class Lane:
     acked: int = 0
     dropped: int = 0
     given_up: int = 0
+    is_restored: bool = False
     _marks: deque[tuple[int, float, str]] = attrs.field(factory=deque)
     _items: list[Payload | Void] = attrs.field(factory=list)
     _head: int = 0
@@ -196,6 +198,7 @@ class Unacked:
         lane = self._lane(producer, stream)
         lane.first = lane.next = first
         lane.acked = first - 1
+        lane.is_restored = True
         lane.written = first + len(payloads) - 1
         if payloads:
             self._busy[lane.key] = lane
@@ -310,6 +313,8 @@ class Unacked:
         """
         lane = self._lanes.get((producer, stream))
         sent = 0 if lane is None else max(lane.written, lane.first - 1)  # what was dropped in front is settled too
+        if lane is not None and lane.is_restored:
+            seq = min(seq, sent)
         if lane is None or seq > sent:
             raise RemoteProtocolError(
                 f"the server acked seq {seq} of stream {stream!r}, but only {sent} were sent",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from resilient_ws.events import AcknowledgedLost, Event, IndefiniteResent, MessageRejected
+from resilient_ws.events import AcknowledgedLost, Event, IndefiniteResent, JournalRolledBack, MessageRejected
 from resilient_ws.exceptions import RemoteProtocolError
 from resilient_ws.frames import CommittedAnswer, Hello, HelloOutbound, Welcome
 from resilient_ws.outbox import Lane, Unacked
@@ -68,7 +68,7 @@ def _check_streams(hello: Hello, welcome: Welcome) -> None:
 
 
 def _check_committed(entry: HelloOutbound, answer: CommittedAnswer) -> None:
-    if answer.seq >= entry.next:
+    if answer.seq >= entry.next and entry.producer == 0:  # a journal that is an old copy knows less than was sent
         raise _contradiction(
             f"stream {answer.stream!r}: seq {answer.seq} is committed, but the next new one is {entry.next}"
         )
@@ -108,7 +108,9 @@ def settle(outbox: Unacked, hello: Hello, welcome: Welcome, *, resend: bool, now
         if not answer.known and _is_indefinite(lane, entry, welcome, now):
             yield from _settle_indefinite(outbox, lane, resend=resend)
         elif answer.known and answer.seq >= lane.first:
-            outbox.committed(producer, answer.stream, answer.seq)
+            outbox.committed(producer, answer.stream, min(answer.seq, entry.next - 1))
+        if answer.seq >= entry.next:
+            yield JournalRolledBack(producer=producer, stream=answer.stream, known=entry.next - 1, committed=answer.seq)
 
 
 def _is_indefinite(lane: Lane, entry: HelloOutbound, welcome: Welcome, now: float) -> bool:

@@ -1,65 +1,164 @@
-"""``python -m tests.simulation``: run schedules, or look for each mutant."""
+"""``python -m tests.simulation``: run schedules, look for planted defects, shorten what fails."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
+from collections import Counter
+from multiprocessing import Pool
+from pathlib import Path
 
-from tests.simulation.schedule import Result, run_seed
+from tests.simulation import defects, transitions
+from tests.simulation.faults import MIXES
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.schedule import Result, Schedule, run_seed
+from tests.simulation.script import Script
+from tests.simulation.shrink import pasted, shrink
+
+CHUNK = 25
+SHOWN = 6
+ENOUGH = 50
+"""So many schedules have to be run before their medians are judged."""
 
 
 def main() -> int:
-    """Run what the arguments say; 0 where nothing was violated."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation")
-    parser.add_argument("--schedules", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--mix", default="usual")
-    parser.add_argument("--defects", action="store_true", help="apply each mutant and look for it")
-    parser.add_argument("--search", metavar="NAME", help="look for one mutant in fresh seeds")
-    parser.add_argument("--trace", action="store_true", help="print the faults of a failing seed")
-    parser.add_argument("--json", metavar="FILE")
-    args = parser.parse_args()
-    if args.defects or args.search:
-        from tests.simulation.mutants import search_all
-
-        return search_all([args.search] if args.search else None, args.seed, args.schedules)
-    return _run(args)
-
-
-def _run(args: argparse.Namespace) -> int:
-    began = time.perf_counter()
-    results: list[Result] = []
-    for seed in range(args.seed, args.seed + args.schedules):
-        result = run_seed(seed, args.mix)
-        results.append(result)
-        if result.violations:
-            print(f"seed {seed}: {len(result.violations)} violations; rerun: "
-                  f"python -m tests.simulation --schedules 1 --seed {seed} --mix {args.mix} --trace")  # fmt: skip
-            for line in result.violations[:6]:
-                print(f"    {line}")
-            if args.trace:
-                print("\n".join(result.trace))
-    took = time.perf_counter() - began
-    failed = [r for r in results if r.violations]
-    resumed = sum(1 for r in results if r.resumes) / len(results)
-    report = {
-        "schedules": len(results), "steps": sum(r.steps for r in results), "faults": sum(r.faults for r in results),
-        "resumes": sum(r.resumes for r in results), "violations": len(failed),
-        "schedules_per_minute": round(60 * len(results) / took), "resumed_share": round(resumed, 3),
-        "median_steps": statistics.median(r.steps for r in results),
-        "median_faults": statistics.median(r.faults for r in results),
-    }  # fmt: skip
-    print(json.dumps(report))
+    """Run what the arguments say; 0 where nothing was violated and every defect was found."""
+    args = _parser().parse_args()
+    if args.search:
+        return _search(args)
+    report = _defects(args) if args.defects else _run(args)
     if args.json:
-        with open(args.json, "w") as file:
-            json.dump(report, file)
-    if resumed < 0.9 and args.mix == "usual":
-        print("under 90 percent of the schedules resumed: they prove too little", file=sys.stderr)
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    return int(report["is_bad"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    add = parser.add_argument
+    add("--schedules", type=int, default=200, help="how many; with --defects the fresh ones for each defect")
+    add("--seed", type=int, default=1, help="the first one")
+    add("--mix", default="every", choices=["every", *MIXES], help="which faults; 'every' takes the mixes in turn")
+    add("--jobs", type=int, default=1, help="processes; 0: one for each core")
+    add("--defects", action="store_true", help="apply each planted defect and look for it")
+    add("--search", metavar="NAME", choices=list(MUTANTS), help="look for one planted defect in fresh seeds")
+    add("--record", action="store_true", help="with --search: remember the seed that finds it")
+    add("--no-shrink", action="store_true", help="do not shorten a seed that fails")
+    add("--trace", action="store_true", help="print the faults of a failing seed")
+    add("--json", metavar="FILE", help="write the figures there")
+    return parser
+
+
+def mix_of(seed: int, mix: str) -> str:
+    """Say which mix a seed is run with."""
+    return mix if mix != "every" else list(MIXES)[seed % len(MIXES)]
+
+
+# -- schedules --------------------------------------------------------------------------------------------------------
+
+
+def _chunk(job: tuple[int, int, str]) -> tuple[list[Result], Counter[str]]:
+    first, count, mix = job
+    with transitions.counted() as taken:
+        return [run_seed(seed, mix_of(seed, mix)) for seed in range(first, first + count)], taken
+
+
+def run_many(first: int, count: int, mix: str, jobs: int) -> tuple[list[Result], Counter[str]]:
+    """Run schedules, in several processes where ``jobs`` says so; return them and the rows of the tables taken."""
+    chunks = [(at, min(CHUNK, first + count - at), mix) for at in range(first, first + count, CHUNK)]
+    results: list[Result] = []
+    taken: Counter[str] = Counter()
+    with Pool(jobs or os.cpu_count()) as pool:
+        for some, rows in pool.imap(_chunk, chunks) if jobs != 1 else map(_chunk, chunks):
+            results += some
+            taken += rows
+    return results, taken
+
+
+def _run(args: argparse.Namespace) -> dict[str, object]:
+    began = time.perf_counter()
+    results, taken = run_many(args.seed, args.schedules, args.mix, args.jobs)
+    took = time.perf_counter() - began
+    failed = [result for result in results if result.violations]
+    for result in failed[:SHOWN]:
+        _show(result, mix_of(result.seed, args.mix), is_shrunk=not args.no_shrink, is_traced=args.trace)
+    report = summary(results, took)
+    report["transitions_not_taken"] = transitions.not_taken(taken)
+    report["transitions_impossible"] = transitions.IMPOSSIBLE
+    print(json.dumps(report))
+    complaints = weak(report) if len(results) >= ENOUGH and args.mix == "every" else []
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    report["is_bad"] = bool(failed or complaints)
+    return report
+
+
+def summary(results: list[Result], took: float) -> dict[str, object]:
+    """Return the figures of a run that took so many seconds."""
+    return {
+        "schedules": len(results),
+        "steps": sum(result.steps for result in results),
+        "faults": sum(result.faults for result in results),
+        "resumes": sum(result.resumes for result in results),
+        "violations": sum(1 for result in results if result.violations),
+        "schedules_per_minute": round(60 * len(results) / took),
+        "resumed_share": round(sum(1 for result in results if result.resumes) / len(results), 4),
+        "median_steps": statistics.median(result.steps for result in results),
+        "median_faults": statistics.median(result.faults for result in results),
+        "median_sessions": statistics.median(result.sessions for result in results),
+        "median_nodes": statistics.median(result.nodes for result in results),
+    }
+
+
+LEAST = {"resumed_share": 0.9, "median_steps": 200, "median_faults": 3, "median_sessions": 2, "median_nodes": 2}
+"""Below these a run proves too little."""
+
+
+def weak(report: dict[str, object]) -> list[str]:
+    """Return why a run proves too little."""
+    found = [f"{name} is {report[name]}, below {least}: this run proves too little"
+             for name, least in LEAST.items() if report[name] < least]  # type: ignore[operator]  # fmt: skip
+    rows = report["transitions_not_taken"]
+    if rows and int(str(report["schedules"])) >= 20 * ENOUGH:
+        found.append(f"rows of the state tables that no schedule took: {rows}")
+    return found
+
+
+def _show(result: Result, mix: str, *, is_shrunk: bool, is_traced: bool) -> None:
+    print(f"seed {result.seed}: {len(result.violations)} violations; rerun: "
+          f"python -m tests.simulation --schedules 1 --seed {result.seed} --mix {mix} --trace")  # fmt: skip
+    for line in result.violations[:SHOWN]:
+        print(f"    {line}")
+    if is_traced:
+        print("\n".join(result.trace))
+    if is_shrunk:
+        script = shrink(Script.drawn(result.seed, mix))
+        print(f"the shortest schedule that breaks it, as a test:\n\n{pasted(script, Schedule(script).run().violations)}")
+
+
+# -- defects ----------------------------------------------------------------------------------------------------------
+
+
+def _search(args: argparse.Namespace) -> int:
+    found = defects.search(args.search, args.seed, args.schedules, args.jobs or os.cpu_count() or 1)
+    if found is None:
+        print(f"{args.search}: not found in {args.schedules} schedules from seed {args.seed} on")
         return 1
-    return 1 if failed else 0
+    print(f"{args.search}: seed {found.seed}: {found.violation}")
+    if args.record:
+        defects.record(args.search, found.seed)
+    return 0
+
+
+def _defects(args: argparse.Namespace) -> dict[str, object]:
+    began = time.perf_counter()
+    found = defects.run_defects(MUTANTS, args.seed, min(args.schedules, defects.MOST_FRESH))
+    print(f"{time.perf_counter() - began:.1f} s")
+    seeds = {name: None if one is None else one.seed for name, one in found.items()}
+    return {"defects": seeds, "is_bad": None in seeds.values()}
 
 
 if __name__ == "__main__":

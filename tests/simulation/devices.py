@@ -1,148 +1,130 @@
-"""Devices: the real client ``Session`` with an application that sends, takes, acks, crashes and starts again."""
+"""Devices: the real client ``Session`` on virtual connections, with a clock of its own, that sleeps, crashes, starts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import attrs
 import tenacity
 
 from resilient_ws import events
 from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry
 from resilient_ws.config import Wire as WireConfig
-from resilient_ws.exceptions import ConnectError, Gap, OutboxFull, Rejected, SessionClosed, SessionLost
 from resilient_ws.frames import Position
-from resilient_ws.session import Dial, Role, Session, SessionState, Shut, Write
+from resilient_ws.session import Action, Dial, Session, SessionState, Shut, Write
 from resilient_ws.welcome import Identity
-from tests.simulation.nodes import LARGEST, TTL, Node
-from tests.simulation.world import Wire, World
+from tests.simulation import journal
+from tests.simulation.application import Application, Plan
+from tests.simulation.invariants import check_session
+from tests.simulation.nodes import TTL, Node
+from tests.simulation.wires import Network, Wire
+from tests.simulation.world import latency
 
 CAPABILITIES = Capabilities(positions=True, acks=True, credit=True, resume=True)
-
-
-@attrs.frozen
-class Delivery:
-    """A message that the application got."""
-
-    epoch: str
-    offset: int
-    payload: bytes
-
-
-@attrs.frozen(kw_only=True)
-class Plan:
-    """What a device does."""
-
-    publishes: tuple[str, ...] = ()
-    subscribes: tuple[str, ...] = ()
-    start: str = "earliest"
-    receivers: int = 1
-    ack: str = "auto"
-    is_slow: bool = False
-    is_echo: bool = False
-    roles: frozenset[Role] = frozenset()
-
+RETRY = Retry(
+    wait=tenacity.wait_exponential(multiplier=0.1, max=1.0), stable_after=2.0, connect_timeout=2.0,
+    max_connect_timeout=2.5,
+)  # fmt: skip
+FAILOVER = Failover(ejection=0.5, max_ejection=1.0)
+KEEPALIVE = Keepalive(min_timeout=1.0)
+WIRE = WireConfig(max_message=1000)
 
 FAIR_LOSS = TTL / 2
 """Seconds in service without a welcome after which a session may be gone: a ttl less its last third and a dead wire."""
 
 
 class Device:
-    """One client process; a crash makes a new one of the same plan."""
+    """
+    One client process; a crash makes a new one of the same plan.
+
+    Args:
+        identity: Whose token it resumes with; None: its journal's, or none.
+        before: The life before this one, where a journal kept something of it.
+    """
 
     def __init__(
-        self, world: World, nodes: list[Node], name: str, plan: Plan, identity: Identity | None = None
+        self,
+        network: Network,
+        nodes: list[Node],
+        name: str,
+        plan: Plan,
+        *,
+        identity: Identity | None = None,
+        before: Device | None = None,
     ) -> None:
-        self.world = world
+        self.network = network
+        self.world = network.world
         self.nodes = {f"ws://{node.name}": node for node in nodes}
+        self.store = nodes[0].store
         self.name = name
         self.plan = plan
+        self.dice = self.world.dice(name)
         self.is_alive = True
-        self.is_sending = True
+        self.is_asleep = False
         self.wires: dict[int, Wire] = {}
-        self.sends: list[tuple[str, int, bytes]] = []
-        self.log: dict[str, list[Delivery | Gap]] = {stream: [] for stream in plan.subscribes}
-        self.begun: dict[str, Position] = {}
-        self.lost_sessions: list[SessionLost] = []
         self.unfair_losses: list[events.SessionReplaced] = []
-        self.store = nodes[0].store
+        self.indefinite: list[events.IndefiniteResent] = []
         self.heard_at: float | None = None
         self.resumes = 0
-        self.events: list[Any] = []
-        self.failed: list[Exception] = []
-        self.producer = f"{world.rng.getrandbits(128):032x}"
+        self._ahead = self.dice.uniform(0.0, 1e6)
+        self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._held_back: list[Action] = []
         self._timer_at: float | None = None
-        self._ops = 0
-        self._taken: dict[int, list[Any]] = {}
-        self.session = Session(
-            urls=list(self.nodes), subscribe=dict.fromkeys(plan.subscribes, plan.start),  # type: ignore[misc]
-            retry=Retry(wait=tenacity.wait_exponential(multiplier=0.1, max=1.0), stable_after=2.0, connect_timeout=2.0,
-                        max_connect_timeout=2.5),
-            failover=Failover(ejection=0.5, max_ejection=1.0), keepalive=Keepalive(min_timeout=1.0),
-            outbox=Outbox(max_messages=40, policy="raise"), inbox=Inbox(max_messages=8, max_bytes=4000, ack=plan.ack),  # type: ignore[arg-type]
-            wire=WireConfig(max_message=1000), capabilities=CAPABILITIES, gaps="raise",
-            instance=f"{world.rng.getrandbits(128):032x}", producer=self.producer, rng=world.rng, now=world.now,
-            roles=plan.roles, hedge_delay=0.2,
+        self._positions: dict[str, Position] = {}
+        self._generation = 0
+        self._acked: dict[tuple[str, str], int] = {}
+        self.journal = journal.Journal(plan.journal, self.dice) if plan.journal else None
+        self.restored: journal.Restored | None = None
+        if before is not None and before.journal is not None:
+            self.journal, self.restored = before.journal, before.journal.crash()
+            self.heard_at = before.heard_at
+        self.session = self._session(identity)
+        self.application = Application(self, plan)
+        self._remember()
+        self.session.connect(self.now)
+        self.drive()
+        self.application.begin()
+
+    def _session(self, identity: Identity | None) -> Session:
+        plan, restored = self.plan, self.restored
+        instance = f"{self.dice.getrandbits(128):032x}"
+        earlier = frozenset() if restored is None else frozenset(restored.instances)
+        session = Session(
+            urls=list(self.nodes), subscribe=journal.starts(restored, plan.subscribes, plan.start), retry=RETRY,
+            failover=FAILOVER, keepalive=KEEPALIVE, outbox=Outbox(max_messages=plan.outbox, policy=plan.policy),
+            inbox=Inbox(max_messages=8, max_bytes=4000, ack=plan.ack), wire=WIRE, capabilities=CAPABILITIES,
+            gaps="raise", instance=instance, producer=f"{self.dice.getrandbits(128):032x}", rng=self.dice,
+            now=self.now, roles=plan.roles, hedge_delay=0.2, instances=earlier,
         )  # fmt: skip
-        self.session._core.identity = identity
-        self.session.connect(world.now)
-        self._drive()
-        world.after(world.rng.random(), self._send)
-        for receiver in range(plan.receivers):
-            world.after(world.rng.random(), self._take, receiver)
+        session._core.identity = identity
+        if restored is not None:
+            journal.restore(session, restored)
+        if self.journal is not None:
+            self.journal.write(journal.Instance(instance), is_safe=True)
+        return session
 
-    # -- the application ----------------------------------------------------------------------------------------------
-
-    def _send(self) -> None:
-        if not self.is_alive or not self.is_sending:
+    def _remember(self) -> None:
+        """What the journal kept is the application's still: unacked messages and positions."""
+        if self.restored is None:
             return
-        if self.plan.publishes and not self.plan.is_echo:
-            for _ in range(self.world.rng.choice((1, 1, 1, 3))):
-                self._send_one(self.world.rng.choice(self.plan.publishes))
-        self.world.after(self.world.rng.uniform(0.1, 0.8), self._send)
+        self._generation = 0 if self.restored.identity is None else self.restored.identity.generation
+        for kept in self.restored.unacked.values():
+            self.application.sends.extend(kept)
+        for stream, handled in self.restored.positions.items():
+            self.application.begun[stream].position = handled.position
 
-    def _send_one(self, stream: str) -> None:
-        self._ops += 1
-        payload = f"{self.name}.{self._ops}"
-        if self.world.rng.random() < 0.03:
-            payload += "x" * (LARGEST + 10)
-        try:
-            _, seq = self.session.send(stream, payload, self.world.now)
-        except (OutboxFull, Rejected, SessionClosed):
-            return
-        self.sends.append((stream, seq, payload.encode()))
-        self._drive()
+    @property
+    def now(self) -> float:
+        """Its monotonic clock."""
+        return self.world.now + self._ahead
 
-    def _take(self, receiver: int) -> None:
-        if not self.is_alive:
-            return
-        rng = self.world.rng
-        if self.plan.ack == "manual" and receiver in self._taken:
-            for run in self._taken.pop(receiver):
-                self.session.ack(run.stream, run.epoch, run.first + len(run.payloads) - 1, receiver, self.world.now)
-        if self.plan.ack == "auto":
-            self._taken.clear()
-        if self.session.has_items or self.plan.ack == "auto":
-            for item in self.session.take(rng.choice((1, 2, 5)), receiver, self.world.now):
-                self._took(item, receiver)
-        self._drive()
-        slow = 1.5 if self.plan.is_slow and self.is_sending else 0.2
-        self.world.after(rng.uniform(0.01, slow), self._take, receiver)
+    # -- what happens to it -------------------------------------------------------------------------------------------
 
-    def _took(self, item: Any, receiver: int) -> None:
-        if isinstance(item, Gap):
-            self.log[item.stream].append(item)
-        elif isinstance(item, SessionLost):
-            self.lost_sessions.append(item)
-        elif isinstance(item, Exception):
-            self.failed.append(item)
-        else:
-            self._taken.setdefault(receiver, []).append(item)
-            for place, payload in enumerate(item.payloads, item.first):
-                data = payload if isinstance(payload, bytes) else payload.encode()
-                self.log[item.stream].append(Delivery(item.epoch, place, data))
-                if self.plan.is_echo and self.is_sending and item.stream != self.plan.publishes[0]:
-                    self._send_one(self.plan.publishes[0])
+    def is_awake(self, what: Callable[..., None], *args: Any) -> bool:
+        """Postpone while asleep; never again after a crash."""
+        if self.is_asleep:
+            self._waiting.append((what, args))
+        return self.is_alive and not self.is_asleep
 
     def crash(self) -> None:
         """SIGKILL."""
@@ -150,63 +132,155 @@ class Device:
         for wire in list(self.wires.values()):
             wire.cut(tell_device=False)
 
+    def sleep(self, seconds: float, *, clock_stops: bool) -> None:
+        """Stand still for a while, as a stopped process, or as a machine whose monotonic clock stands still too."""
+        if self.is_alive and not self.is_asleep:
+            self.is_asleep = True
+            self.world.after(seconds, self._wake, seconds if clock_stops else 0.0)
+
+    def _wake(self, stopped: float) -> None:
+        self._ahead -= stopped
+        self.is_asleep = False
+        waiting, self._waiting = self._waiting, []
+        for what, args in waiting:
+            what(*args)
+        if self.is_alive:
+            self.drive()
+
+    def finish(self) -> None:
+        """Accept nothing more, and end when everything is acked."""
+        if self.is_alive and self.session.state is not SessionState.ENDED:
+            self.session.drain(self.now)
+            self.drive()
+
+    def close(self, *, end: bool) -> None:
+        """End now; ``end`` says ``bye``."""
+        if self.is_alive and not self.is_asleep:
+            self.session.close(self.now, end=end)
+            self.drive()
+
     # -- the network --------------------------------------------------------------------------------------------------
 
     def wire_received(self, wire: Wire, items: list[Any]) -> None:
-        if self.is_alive and self.wires.get(wire.conn) is wire:
-            self.session.received(wire.conn, items, self.world.now)
-            self._drive()
+        if self.is_awake(self.wire_received, wire, items) and self.wires.get(wire.conn) is wire:
+            self.session.received(wire.conn, items, self.now)
+            self.drive()
 
     def wire_lost(self, wire: Wire, error: Exception) -> None:
-        if self.is_alive and self.wires.pop(wire.conn, None) is wire:
-            self.session.connection_lost(wire.conn, error, self.world.now)
-            self._drive()
+        if self.is_awake(self.wire_lost, wire, error) and self.wires.pop(wire.conn, None) is wire:
+            self.session.connection_lost(wire.conn, error, self.now)
+            self.drive()
 
     def _dialled(self, action: Dial) -> None:
-        if not self.is_alive:
+        if not self.is_awake(self._dialled, action):
             return
         node = self.nodes[action.url]
-        if not node.is_up:
-            self.session.connection_lost(action.conn, ConnectError("refused"), self.world.now)
+        refusal = node.refusal()
+        if refusal is not None:
+            self.session.connection_lost(action.conn, refusal, self.now)
         elif not node.is_paused and action.conn in self.session._core.connections:
-            wire = self.wires[action.conn] = Wire(self.world, self, node, action.conn)
+            wire = self.wires[action.conn] = Wire(self.network, self, node, action.conn)
             node.accept(wire)
-            self.session.connection_made(action.conn, self.world.now)
-        self._drive()
+            self.session.connection_made(action.conn, self.now)
+        self.drive()
 
-    def _drive(self) -> None:
-        for action in self.session.actions():
-            if isinstance(action, Dial):
-                self.world.after(2 * self.world.latency(), self._dialled, action)
-            elif isinstance(action, Write):
-                wire = self.wires.get(action.conn)
-                if wire is not None:
-                    wire.to_node(action.items)
-                self.world.after(0.001, self._written, action.conn)
-            elif isinstance(action, Shut):
-                wire = self.wires.pop(action.conn, None)
-                if wire is not None:
-                    wire.closed_by_device()
+    def drive(self) -> None:
+        """Carry out what the session wants, look at what it says, set its timer."""
+        actions = self.session.actions()
+        if self.journal is not None:
+            actions = self._written_down(actions)
+        for action in actions:
+            self._perform(action)
         self._observe()
         deadline = self.session.next_deadline()
-        if deadline is not None and deadline != self._timer_at:
+        if deadline is not None and (self._timer_at is None or deadline < self._timer_at):
             self._timer_at = deadline
-            self.world.at(deadline, self._timer, deadline)
+            self.world.at(deadline - self._ahead, self._timer, deadline)
+
+    def _perform(self, action: Action) -> None:
+        if isinstance(action, Dial):
+            delay = 2 * latency(self.dice) + self.nodes[action.url].dial_delay
+            self.world.after(delay, self._dialled, action)
+        elif isinstance(action, Write):
+            wire = self.wires.get(action.conn)
+            if wire is not None:
+                wire.to_node(action.items)
+            self.world.after(0.001, self._written, action.conn)
+        elif isinstance(action, Shut):
+            wire = self.wires.pop(action.conn, None)
+            if wire is not None:
+                wire.closed_by_device(action.code, action.reason)
+
+    def _written(self, conn: int) -> None:
+        if self.is_awake(self._written, conn):
+            self.session.written(conn, self.now)
+            if self.session._core.actions or not self.session.is_flushed:
+                self.drive()
+
+    def _timer(self, planned: float) -> None:
+        if not self.is_awake(self._timer, planned):
+            return
+        if planned == self._timer_at and self.session.state is not SessionState.ENDED:
+            self._timer_at = None
+            self.session.handle_timer(self.now)
+            self.drive()
+
+    # -- the journal --------------------------------------------------------------------------------------------------
+
+    def _written_down(self, actions: list[Action]) -> list[Action]:
+        """Write what is news into the journal; what follows a new token waits for the disk (rule 16)."""
+        assert self.journal is not None
+        self._write_marks()
+        identity = self.session._core.identity
+        if identity is not None and identity.generation != self._generation:
+            self._generation = identity.generation
+            self.journal.write(identity)
+            self._held_back.extend(actions)
+            self.world.after(self.dice.uniform(0.005, 0.05), self._on_disk, self.journal.length)
+            return []
+        if self._held_back:
+            self._held_back.extend(actions)
+            return []
+        return actions
+
+    def _on_disk(self, length: int) -> None:
+        assert self.journal is not None
+        if self.is_awake(self._on_disk, length):
+            self.journal.synced(length)
+            actions, self._held_back = self._held_back, []
+            for action in actions:
+                self._perform(action)
+
+    def _write_marks(self) -> None:
+        assert self.journal is not None
+        core = self.session._core
+        for lane in core.outbox._lanes.values():
+            if lane.first - 1 > self._acked.get(lane.key, 0):
+                self._acked[lane.key] = lane.first - 1
+                self.journal.write(journal.Acked(lane.producer, lane.stream, lane.first - 1))
+        for stream, subscription in core.inbox.subscriptions.items():
+            position = subscription.acked
+            if subscription.is_active and self._positions.get(stream) != position:
+                self._positions[stream] = position
+                crc = self.application.crcs.get((stream, position.epoch, position.offset))
+                self.journal.write(journal.Handled(stream, position, crc))
+
+    # -- looking ------------------------------------------------------------------------------------------------------
 
     def _observe(self) -> None:
+        check_session(self.session)
         for event in self.session.events():
-            self.events.append(event)
             if isinstance(event, events.Resumed):
                 self.resumes += 1
+            elif isinstance(event, events.IndefiniteResent):
+                self.indefinite.append(event)
             elif isinstance(event, events.SessionReplaced) and self._unheard() < FAIR_LOSS:
                 self.unfair_losses.append(event)
         if self._is_served():
             self.heard_at = self.store.in_service()
-        for stream in self.plan.subscribes:
-            if stream not in self.begun:
-                position = self.session.position(stream)
-                if position is not None:
-                    self.begun[stream] = position
+        for stream, begun in self.application.begun.items():
+            if begun.position is None:
+                begun.position = self.session.position(stream)
 
     def _is_served(self) -> bool:
         """Is there a connection that works, to a node that works and reaches the store?"""
@@ -214,19 +288,9 @@ class Device:
         wire = None if primary is None else self.wires.get(primary.number)
         if wire is None or not (wire.up.is_open and wire.down.is_open) or wire.up.is_stalled or wire.down.is_stalled:
             return False
-        node = self.nodes[primary.url]  # type: ignore[union-attr]
+        node = wire.node
+        assert isinstance(node, Node)
         return node.is_up and not node.is_paused and node.name not in self.store.cut_off
 
     def _unheard(self) -> float:
         return 0.0 if self.heard_at is None else self.store.in_service() - self.heard_at
-
-    def _timer(self, planned: float) -> None:
-        if self.is_alive and planned == self._timer_at and self.session.state is not SessionState.ENDED:
-            self._timer_at = None
-            self.session.handle_timer(self.world.now)
-            self._drive()
-
-    def _written(self, conn: int) -> None:
-        if self.is_alive:
-            self.session.written(conn, self.world.now)
-            self._drive()

@@ -1,7 +1,8 @@
-"""The faults of a schedule, by kind: what each does and how it heals."""
+"""The faults of a schedule, by kind: what each does and how it heals. Each throws dice of its own."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,73 +11,92 @@ from tests.simulation.nodes import Node
 if TYPE_CHECKING:
     from tests.simulation.schedule import Schedule
 
-Fault = Callable[["Schedule"], None]
+Fault = Callable[["Schedule", random.Random], None]
 
 
-def cut(s: Schedule) -> None:
+# -- the network ------------------------------------------------------------------------------------------------------
+
+
+def cut(s: Schedule, dice: random.Random) -> None:
     """A connection ends; each side learns of it or has to find out."""
-    if s.world.wires and not s.is_healed:
-        wire = s.rng.choice(s.world.wires)
-        wire.cut(tell_device=s.rng.random() < 0.7, tell_node=s.rng.random() < 0.7)
+    if s.network.wires and not s.is_healed:
+        wire = dice.choice(s.network.wires)
+        wire.cut(tell_device=dice.random() < 0.7, tell_node=dice.random() < 0.7)
 
 
-def stall(s: Schedule) -> None:
+def stall(s: Schedule, dice: random.Random) -> None:
     """One direction stands still and goes on later, nothing is lost."""
-    if s.world.wires:
-        wire = s.rng.choice(s.world.wires)
-        pipe = s.rng.choice((wire.up, wire.down))
+    if s.network.wires:
+        wire = dice.choice(s.network.wires)
+        pipe = dice.choice((wire.up, wire.down))
         pipe.is_stalled = True
-        s.world.after(s.rng.uniform(0.2, 6.0), pipe.heal)
+        s.world.after(dice.uniform(0.2, 6.0), pipe.heal)
 
 
-def one_way(s: Schedule) -> None:
+def one_way(s: Schedule, dice: random.Random) -> None:
     """One direction is black from now on."""
-    if s.world.wires:
-        wire = s.rng.choice(s.world.wires)
-        s.rng.choice((wire.up, wire.down)).is_open = False
+    if s.network.wires:
+        wire = dice.choice(s.network.wires)
+        dice.choice((wire.up, wire.down)).is_open = False
 
 
-def swallow(s: Schedule) -> None:
-    """Data or an ack is lost between two ends that stay connected."""
-    if s.world.wires:
-        wire = s.rng.choice(s.world.wires)
-        s.rng.choice((wire.up, wire.down, wire.down)).swallow += 1
+def swallow(s: Schedule, dice: random.Random) -> None:
+    """Data, a gap or an ack is lost between two ends that stay connected."""
+    if s.network.wires:
+        wire = dice.choice(s.network.wires)
+        dice.choice((wire.up, wire.down, wire.down)).swallow += 1
 
 
-def kill(s: Schedule) -> None:
+def lost_welcome(s: Schedule, dice: random.Random) -> None:
+    """Connections end one after another, faster than a welcome comes."""
+    for n in range(dice.randint(2, 5)):
+        s.world.after(n * dice.uniform(0.003, 0.05), cut, s, dice)
+
+
+def slow_dial(s: Schedule, dice: random.Random) -> None:
+    """A node takes long to answer a dial, so that hedges race it."""
+    node = dice.choice(s.nodes)
+    node.dial_delay = dice.uniform(0.1, 1.9)
+    s.world.after(dice.uniform(1.0, 6.0), setattr, node, "dial_delay", 0.0)
+
+
+# -- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def kill(s: Schedule, dice: random.Random) -> None:
     """A node dies and starts again later; its sockets may die in silence."""
-    node = s.rng.choice(s.nodes)
+    node = dice.choice(s.nodes)
     if node.is_up:
-        node.kill(silent=s.rng.random() < 0.3)
-        s.world.after(s.rng.uniform(0.2, 3.0), node.start)
+        node.kill(silent=dice.random() < 0.3)
+        s.world.after(dice.uniform(0.2, 3.0), node.start)
 
 
-def kill_all(s: Schedule) -> None:
+def kill_all(s: Schedule, dice: random.Random) -> None:
     """No node is left for a while."""
     for node in s.nodes:
         if node.is_up:
-            node.kill(silent=s.rng.random() < 0.3)
-            s.world.after(s.rng.uniform(0.5, 3.0), node.start)
+            node.kill(silent=dice.random() < 0.3)
+            s.world.after(dice.uniform(0.5, 3.0), node.start)
 
 
-def pause(s: Schedule) -> None:
+def pause(s: Schedule, dice: random.Random) -> None:
     """A node stands still with everything in its queues, and comes back."""
-    node = s.rng.choice(s.nodes)
+    node = dice.choice(s.nodes)
     if node.is_up and not node.is_paused:
         node.pause()
-        s.world.after(s.rng.uniform(0.5, 8.0), node.resume)
+        s.world.after(dice.uniform(0.5, 8.0), node.resume)
 
 
-def ghost(s: Schedule) -> None:
+def ghost(s: Schedule, dice: random.Random) -> None:
     """A node stands still just when hellos are about to come, while their senders give up and go elsewhere."""
-    node = s.rng.choice(s.nodes)
+    node = dice.choice(s.nodes)
     if node.is_up and not node.is_paused:
-        for wire in list(s.world.wires):
-            if s.rng.random() < 0.7:
+        for wire in list(s.network.wires):
+            if dice.random() < 0.7:
                 wire.cut()
-        begins, seconds = s.rng.uniform(0.001, 0.08), s.rng.uniform(2.5, 9.0)
+        begins, seconds = dice.uniform(0.001, 0.08), dice.uniform(2.5, 9.0)
         s.world.after(begins, _pause_for, s, node, seconds)
-        s.world.after(begins + seconds - s.rng.uniform(0.0, 0.08), lost_welcome, s)
+        s.world.after(begins + seconds - dice.uniform(0.0, 0.08), lost_welcome, s, dice)
 
 
 def _pause_for(s: Schedule, node: Node, seconds: float) -> None:
@@ -85,97 +105,147 @@ def _pause_for(s: Schedule, node: Node, seconds: float) -> None:
         s.world.after(seconds, node.resume)
 
 
-def lost_welcome(s: Schedule) -> None:
-    """Connections end one after another, faster than a welcome comes."""
-    for n in range(s.rng.randint(2, 5)):
-        s.world.after(n * s.rng.uniform(0.003, 0.05), cut, s)
+def drain(s: Schedule, dice: random.Random) -> None:
+    """A node asks its clients to leave, refuses others, and is replaced."""
+    dice.choice(s.nodes).drain(dice.choice((0.3, 1.0, 2.5)))
 
 
-def store_away(s: Schedule) -> None:
+# -- the store --------------------------------------------------------------------------------------------------------
+
+
+def store_away(s: Schedule, dice: random.Random) -> None:
     """Nobody reaches the store for a while, now and then for longer than a ttl."""
     s.store.go_away()
-    s.world.after(s.rng.choice((0.5, 2.0, 4.0, 14.0)), _store_back, s)
+    s.world.after(dice.choice((0.5, 2.0, 4.0, 14.0)), s.store.come_back)
 
 
-def _store_back(s: Schedule) -> None:
-    s.store.come_back()
-
-
-def node_off_store(s: Schedule) -> None:
+def node_off_store(s: Schedule, dice: random.Random) -> None:
     """One node does not reach the store."""
-    name = s.rng.choice(s.nodes).name
+    name = dice.choice(s.nodes).name
     s.store.cut_off.add(name)
-    s.world.after(s.rng.uniform(1.0, 12.0), s.store.cut_off.discard, name)
+    s.world.after(dice.uniform(1.0, 12.0), s.store.cut_off.discard, name)
 
 
-def lost_answer(s: Schedule) -> None:
+def lost_answer(s: Schedule, dice: random.Random) -> None:
     """Steps of the store happen and their answers are lost."""
-    s.store.lost_answers += s.rng.randint(1, 3)
+    s.store.lost_answers += dice.randint(1, 3)
 
 
-def new_epochs(s: Schedule) -> None:
+def new_epochs(s: Schedule, dice: random.Random) -> None:
     """The store fails over: what survived stays, under new epochs."""
     s.store.fail_over()
     s.has_new_epochs = True
 
 
-def trim(s: Schedule) -> None:
+def trim(s: Schedule, dice: random.Random) -> None:
     """Retention takes what nobody may have read yet."""
     for stream in s.streams:
         contents = s.store.memory.contents(stream)
         if contents:
-            s.store.memory.trim(stream, s.rng.choice(contents).offset)
+            s.store.memory.trim(stream, dice.choice(contents).offset)
 
 
-def drain(s: Schedule) -> None:
-    """A node asks its clients to leave."""
-    s.rng.choice(s.nodes).drain()
+def tail(s: Schedule, dice: random.Random) -> None:
+    """A log loses its last messages under the same epoch; seldom it forgets who wrote them too."""
+    forgotten = dice.random() < 0.15
+    stream = dice.choice([*s.streams, "echo"])
+    if s.store.lose_tail(stream, dice.randint(1, 6), "forgotten" if forgotten else "rolled_back"):
+        s.has_lost_tails = True
+        if forgotten:
+            s.forgotten.add(stream)
 
 
-def crash(s: Schedule) -> None:
+def tail_failover(s: Schedule, dice: random.Random) -> None:
+    """The store fails over to a replica that lacks the last messages of each log; new epochs say so."""
+    for stream in [*s.streams, "echo"]:
+        if dice.random() < 0.7:
+            s.has_lost_tails |= s.store.lose_tail(stream, dice.randint(1, 4), "rolled_back")
+    new_epochs(s, dice)
+
+
+def session_tail(s: Schedule, dice: random.Random) -> None:
+    """The record of a session goes back to before its last hellos."""
+    session = dice.choice(s.devices).session.session_id
+    if session is not None:
+        s.store.lose_session(session, dice.randint(1, 2))
+        s.may_lose_sessions = True
+
+
+def wipe(s: Schedule, dice: random.Random) -> None:
+    """The store comes back empty."""
+    s.store.lose_all()
+    s.has_new_epochs = s.may_lose_sessions = True
+
+
+def clock_jump(s: Schedule, dice: random.Random) -> None:
+    """The store's clock goes forward or back at once."""
+    s.store.jump(dice.choice((-300.0, -3.0, 3.0, 300.0)))
+
+
+# -- clients ----------------------------------------------------------------------------------------------------------
+
+
+def crash(s: Schedule, dice: random.Random) -> None:
     """A client process dies and a new one starts."""
-    s.crash(s.rng.randrange(len(s.devices)))
+    s.crash(dice.randrange(len(s.devices)))
 
 
-def takeover(s: Schedule) -> None:
+def sleep(s: Schedule, dice: random.Random) -> None:
+    """A client process stands still; its clock may stand still too."""
+    dice.choice(s.devices).sleep(dice.uniform(0.3, 7.0), clock_stops=dice.random() < 0.5)
+
+
+def takeover(s: Schedule, dice: random.Random) -> None:
     """A second process resumes with the token of the first."""
-    s.take_over(s.rng.randrange(len(s.devices)))
+    s.take_over(dice.randrange(len(s.devices)))
 
 
-def publish_private(s: Schedule) -> None:
+def finish(s: Schedule, dice: random.Random) -> None:
+    """A client accepts nothing more and ends when all is acked, now and then at once; another one begins."""
+    s.finish(dice.randrange(len(s.devices)), dice.choice(("drain", "drain twice", "close", "bye")))
+
+
+def publish_private(s: Schedule, dice: random.Random) -> None:
     """The server's own API writes to private streams."""
     s.publish_private()
 
 
-def resubscribe(s: Schedule) -> None:
-    """A device gives a stream up and asks for it again at once, where it was."""
-    s.resubscribe(s.rng.randrange(len(s.devices)))
+def resubscribe(s: Schedule, dice: random.Random) -> None:
+    """A device gives a stream up and asks for it again at once: where it was, or elsewhere."""
+    device = dice.choice(s.devices)
+    shared = [stream for stream in device.plan.subscribes if stream in s.streams]
+    if shared and device.is_alive and not device.is_asleep:
+        device.application.resubscribe(dice.choice(shared), dice.choice(("here", "here", "now", "earliest")))
 
 
-def nothing(s: Schedule) -> None:
+def nothing(s: Schedule, dice: random.Random) -> None:
     """A calm moment."""
 
 
 KINDS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
-        cut, stall, one_way, swallow, kill, kill_all, pause, ghost, lost_welcome, store_away, node_off_store,
-        lost_answer, new_epochs, trim, drain, crash, takeover, publish_private, resubscribe,
+        cut, stall, one_way, swallow, lost_welcome, slow_dial, kill, kill_all, pause, ghost, drain, store_away,
+        node_off_store, lost_answer, new_epochs, trim, tail, tail_failover, session_tail, wipe, clock_jump, crash, sleep,
+        takeover, finish, publish_private, resubscribe, nothing,
     )
 }  # fmt: skip
 
-USUAL = tuple(kind for kind in KINDS if kind != "takeover")
+RARE = ("takeover", "session_tail", "wipe", "tail", "tail_failover", "nothing")
+"""Not in the usual mix: what they excuse would hide what else is wrong."""
 
 MIXES: dict[str, tuple[str, ...]] = {
-    "usual": USUAL,
-    "pause": ("pause", "ghost", "cut", "kill", "takeover"),
-    "ghost": ("ghost", "lost_welcome", "cut"),
-    "store": ("store_away", "lost_answer", "node_off_store", "cut"),
+    "usual": tuple(kind for kind in KINDS if kind not in RARE),
+    "pause": ("pause", "ghost", "cut", "kill", "takeover", "sleep"),
+    "ghost": ("ghost", "lost_welcome", "cut", "slow_dial"),
+    "store": ("store_away", "lost_answer", "node_off_store", "cut", "clock_jump"),
     "node": ("node_off_store", "cut"),
-    "swallow": ("swallow", "cut", "lost_answer"),
-    "pair": ("takeover", "cut"),
-    "drain": ("drain", "cut", "kill"),
-    "epoch": ("new_epochs", "trim", "cut"),
+    "swallow": ("swallow", "swallow", "cut", "lost_answer", "trim"),
+    "pair": ("takeover", "cut", "session_tail"),
+    "drain": ("drain", "drain", "cut", "kill", "resubscribe"),
+    "epoch": ("new_epochs", "trim", "cut", "tail_failover", "wipe"),
+    "tail": ("tail", "tail", "cut", "lost_answer", "trim"),
+    "toggle": ("resubscribe", "resubscribe", "cut", "drain", "lost_welcome"),
+    "journal": ("crash", "crash", "cut", "lost_answer", "kill", "takeover"),
     "idle": ("nothing", "cut"),
 }
-KINDS["nothing"] = nothing

@@ -1,21 +1,27 @@
-"""One schedule: built from a seed, run with faults, healed, brought to rest, judged."""
+"""One schedule: built from a script, run with faults, healed, brought to rest, judged."""
 
 from __future__ import annotations
+
+import random
 
 import attrs
 
 from resilient_ws.frames import PRIVATE
-from resilient_ws.session import Role, SessionState
+from resilient_ws.session import SessionState
 from server_fixture.backplane import Entry, Publish
-from tests.simulation.devices import Device, Plan
-from tests.simulation.faults import KINDS, MIXES
+from tests.simulation.devices import Device
+from tests.simulation.faults import KINDS
 from tests.simulation.judge import judge
-from tests.simulation.nodes import FORBIDDEN_STREAM, Node, Store
-from tests.simulation.world import World
+from tests.simulation.nodes import Node
+from tests.simulation.script import Planned, Script
+from tests.simulation.store import Store
+from tests.simulation.wires import Network
+from tests.simulation.world import Broken, World
 
-LOAD = 30.0
 PATIENCE = 90.0
-ROLES = frozenset({Role.SUCCESSOR, Role.CANDIDATE, Role.STANDBY})
+"""Virtual seconds after the heal in which everything has to come to rest."""
+REST = 4.0
+"""Seconds for which it then has to stay there."""
 
 
 @attrs.frozen
@@ -25,62 +31,75 @@ class Result:
     seed: int
     steps: int
     faults: int
+    sessions: int
+    nodes: int
     resumes: int
     violations: list[str]
     trace: list[str]
 
 
 class Schedule:
-    """The cast of one seed."""
+    """The cast of one script, and how far it is."""
 
-    def __init__(self, seed: int, mix: str) -> None:
-        self.world = World(seed)
-        self.rng = self.world.rng
-        self.mix = mix
-        self.store = Store(self.world, retention=self.rng.choice((10_000, 10_000, 30)))
-        self.nodes = [Node(self.world, self.store, f"n{i}") for i in range(self.rng.choice((2, 3)))]
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.world = World(script.seed)
+        self.network = Network(self.world)
+        self.store = Store(self.world, script.retention)
+        self.nodes = [Node(self.world, self.store, f"n{i}") for i in range(script.nodes)]
         self.streams = ["a", "b"]
         self.is_healed = False
         self.has_new_epochs = False
+        self.has_lost_tails = False
         self.may_lose_sessions = False
         self.was_taken_over = False
+        self.forgotten: set[str] = set()
         self.dead: list[Device] = []
+        self.restarts: list[tuple[Device, Device]] = []
         self.resumes_at_heal: dict[str, int] = {}
-        self._names = 0
+        self._lives: dict[str, int] = {}
         self._privates = 0
-        self.devices = [self._start(plan) for plan in self._plans()]
-
-    def _plans(self) -> list[Plan]:
-        rng = self.rng
-        roles = rng.choice((frozenset(), frozenset(), ROLES, frozenset({Role.SUCCESSOR})))
-        plans = [
-            Plan(publishes=("a", "b"), subscribes=("a",), roles=roles, start=rng.choice(("now", "earliest"))),
-            Plan(subscribes=("a", "b", PRIVATE), receivers=rng.choice((1, 2)), ack=rng.choice(("auto", "manual"))),
+        self.devices = [
+            Device(self.network, self.nodes, f"d{number}", plan) for number, plan in script.devices
         ]
-        if rng.random() < 0.5:
-            plans.append(Plan(publishes=("echo",), subscribes=("b", "echo"), is_echo=True, is_slow=rng.random() < 0.3))
-        if rng.random() < 0.3:
-            plans.append(Plan(publishes=("b", FORBIDDEN_STREAM), subscribes=(), roles=roles))
-        return plans
-
-    def _start(self, plan: Plan, like: Device | None = None) -> Device:
-        self._names += 1
-        identity = None if like is None else like.session._core.identity
-        return Device(self.world, self.nodes, f"d{self._names}", plan, identity)
 
     # -- faults that need the cast ------------------------------------------------------------------------------------
+
+    def _again(self, device: Device, *, before: Device | None = None, is_double: bool = False) -> Device:
+        """Start another process like this one."""
+        root = device.name.split(".")[0]
+        self._lives[root] = self._lives.get(root, 1) + 1
+        identity = device.session._core.identity if is_double else None
+        plan = attrs.evolve(device.plan, journal="") if is_double else device.plan
+        name = f"{root}.{self._lives[root]}"
+        return Device(self.network, self.nodes, name, plan, identity=identity, before=before)
 
     def crash(self, index: int) -> None:
         device = self.devices[index]
         device.crash()
         self.dead.append(device)
-        self.devices[index] = self._start(device.plan)
+        self.devices[index] = self._again(device, before=device)
+        self.restarts.append((device, self.devices[index]))
 
     def take_over(self, index: int) -> None:
-        if self.was_taken_over or self.devices[index].session.session_id is None:
+        device = self.devices[index]
+        if not self.was_taken_over and device.session.session_id is not None:
+            self.was_taken_over = self.may_lose_sessions = True
+            self.devices.append(self._again(device, is_double=True))
+
+    def finish(self, index: int, how: str) -> None:
+        """A process ends as its user wants, and another one of its kind starts, without its journal."""
+        device = self.devices[index]
+        if device.is_asleep or device.session.state in (SessionState.ENDED, SessionState.DRAINING):
             return
-        self.was_taken_over = self.may_lose_sessions = True
-        self.devices.append(self._start(self.devices[index].plan, self.devices[index]))
+        device.application.is_sending = False
+        if how in ("close", "bye"):
+            device.close(end=how == "bye")
+        else:
+            device.finish()
+            if how == "drain twice":
+                device.finish()
+        self.devices.append(self._again(device))
 
     def publish_private(self) -> None:
         for device in self.devices:
@@ -90,48 +109,34 @@ class Schedule:
                 payload = f"private {self._privates:06d}".encode()
                 self.store.step(Publish(stream="~" + session, entries=(Entry(payload, True),)))
 
-    def resubscribe(self, index: int) -> None:
-        device = self.devices[index]
-        for stream in device.plan.subscribes[:1]:
-            position = device.session.position(stream)
-            if position is not None and device.session.state is not SessionState.ENDED and device.plan.receivers == 1:
-                inbox = device.session._core.inbox
-                passed = inbox.subscriptions[stream].passed
-                device.session.unsubscribe(stream, self.world.now)
-                device.session.subscribe(stream, passed, self.world.now)
-                device._taken = {r: [x for x in runs if x.stream != stream] for r, runs in device._taken.items()}
-                device._drive()
-
     # -- the run ------------------------------------------------------------------------------------------------------
 
-    def _fault(self, at: float) -> None:
-        kind = self.rng.choice(MIXES[self.mix])
-        self.world.faults += 1
-        self.world.note(f"fault {kind}")
-        KINDS[kind](self)
+    def _fault(self, planned: Planned) -> None:
+        self.world.note(f"fault {planned.kind}")
+        KINDS[planned.kind](self, random.Random(planned.dice))
 
     def run(self) -> Result:
         """Load with faults, then heal, wait until nothing moves, and judge."""
+        for planned in self.script.faults:
+            self.world.at(planned.at, self._fault, planned)
         violations: list[str] = []
-        for _ in range(self.rng.randint(3, 12)):
-            self.world.at(self.rng.uniform(1.0, LOAD), self._fault, 0.0)
-        if self.mix == "swallow":  # what is lost last is noticed by nothing that follows
-            for _ in range(4):
-                self.world.at(self.rng.uniform(LOAD - 1.0, LOAD), self._fault, 0.0)
         try:
-            self.world.run(LOAD)
+            self.world.run(self.script.load)
             self._heal()
-            if not self.world.run(LOAD + PATIENCE, self.is_quiet):
+            if not self.world.run(self.script.load + PATIENCE, self.is_quiet):
                 violations += judge(self) or ["L0 nothing is wrong and it does not come to rest"]
             else:
-                self.world.run(self.world.now + 5.0)
+                self.world.run(self.world.now + REST)
                 violations += judge(self)
-        except AssertionError:
-            raise
+        except Broken as broken:
+            violations.append(f"{broken} (at {self.world.now:.4f})")
         except Exception as error:  # a crash of the core is a violation like any other
-            violations.append(f"X0 {type(error).__name__}: {error}")
-        resumes = sum(device.resumes for device in [*self.devices, *self.dead])
-        return Result(self.world.seed, self.world.steps, self.world.faults, resumes, violations, self.world.trace)
+            violations.append(f"X0 {type(error).__name__}: {error} (at {self.world.now:.4f})")
+        everybody = [*self.devices, *self.dead]
+        return Result(
+            self.world.seed, self.world.steps, len(self.script.faults), len(everybody), len(self.nodes),
+            sum(device.resumes for device in everybody), violations, self.world.trace,
+        )  # fmt: skip
 
     def _heal(self) -> None:
         self.is_healed = True
@@ -140,43 +145,42 @@ class Schedule:
         self.store.lost_answers = 0
         for node in self.nodes:
             node.start()
+            node.dial_delay = 0.0
             if node.is_paused:
                 node.resume()
-        for wire in list(self.world.wires):
+        for wire in list(self.network.wires):
             wire.up.swallow = wire.down.swallow = 0
             wire.up.heal()
             wire.down.heal()
         for device in self.devices:
-            device.is_sending = False
+            device.application.is_sending = False
             self.resumes_at_heal[device.name] = device.resumes
 
     def is_quiet(self) -> bool:
         """Everything is acked, delivered, and nothing is on its way."""
         for device in self.devices:
             session = device.session
-            if session.error is not None:
+            if session.state is SessionState.ENDED:
                 continue
-            if not session.connected or session.unacked or session.has_items or not session.is_flushed:
+            if not session.connected or session.has_items or not session.is_flushed:
                 return False
-            if not self._is_level(device):
+            if not all(self._is_level(device, stream) for stream in device.plan.subscribes):
                 return False
         return True
 
-    def _is_level(self, device: Device) -> bool:
-        for stream in device.plan.subscribes:
-            if stream == PRIVATE:
-                if self.store.memory.contents(f"~{device.session.session_id}"):
-                    return False
-                continue
-            slot = self.store.memory._find(stream)
-            subscription = device.session._core.inbox.subscriptions.get(stream)
-            if subscription is None or not subscription.is_active:
-                return False
-            if slot is not None and (slot.epoch, slot.last) != (subscription.epoch, subscription.offset):
-                return False
-        return True
+    def _is_level(self, device: Device, stream: str) -> bool:
+        """Has this device everything that there is of a stream, and acked it?"""
+        if stream == PRIVATE:
+            return not self.store.memory.contents(f"~{device.session.session_id}")
+        if isinstance(device.session.subscription(stream), Exception):
+            return True
+        slot = self.store.find(stream)
+        subscription = device.session._core.inbox.subscriptions.get(stream)
+        if subscription is None or not subscription.is_active:
+            return False
+        return slot is None or (slot.epoch == subscription.epoch and not slot.log[slot.index(subscription.offset) :])
 
 
 def run_seed(seed: int, mix: str = "usual") -> Result:
-    """Run one schedule."""
-    return Schedule(seed, mix).run()
+    """Run the schedule of a seed."""
+    return Schedule(Script.drawn(seed, mix)).run()

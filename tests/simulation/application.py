@@ -1,0 +1,161 @@
+"""What the program on a device does: it sends, takes, acks, echoes, is slow; and it remembers what it got."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+from zlib import crc32
+
+import attrs
+
+from resilient_ws.exceptions import Gap, OutboxFull, Rejected, SessionClosed, SessionLost
+from resilient_ws.frames import Position
+from resilient_ws.session import Role, SessionState
+from tests.simulation.journal import Sent
+from tests.simulation.nodes import LARGEST
+
+if TYPE_CHECKING:
+    from tests.simulation.devices import Device
+
+
+@attrs.frozen
+class Delivery:
+    """A message that the application got."""
+
+    epoch: str
+    offset: int
+    payload: bytes
+
+
+@attrs.define
+class Begun:
+    """A subscription began here; ``position`` is where, None while nobody has answered."""
+
+    position: Position | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What a device does."""
+
+    publishes: tuple[str, ...] = ()
+    subscribes: tuple[str, ...] = ()
+    start: Literal["now", "earliest"] = "earliest"
+    receivers: int = 1
+    ack: Literal["auto", "manual"] = "auto"
+    is_slow: bool = False
+    is_echo: bool = False
+    roles: frozenset[Role] = frozenset()
+    outbox: int = 40
+    policy: Literal["block", "raise", "drop_oldest", "drop_newest"] = "raise"
+    journal: Literal["", "full", "normal"] = ""
+
+
+class Application:
+    """The user of one Session."""
+
+    def __init__(self, device: Device, plan: Plan) -> None:
+        self.device = device
+        self.plan = plan
+        self.dice = device.world.dice(f"{device.name} application")
+        self.is_sending = True
+        self.sends: list[Sent] = []
+        self.log: dict[str, list[Delivery | Gap | Begun]] = {stream: [Begun()] for stream in plan.subscribes}
+        self.begun = {stream: log[0] for stream, log in self.log.items()}
+        self.lost_sessions: list[SessionLost] = []
+        self.refused: list[Exception] = []
+        self.handled: set[tuple[str, str, int]] = set()
+        self.crcs: dict[tuple[str, str, int], int] = {}
+        self._count = 0
+        self._taken: dict[int, list[Any]] = {}
+
+    def begin(self) -> None:
+        """Start sending and receiving."""
+        world = self.device.world
+        world.after(self.dice.random(), self._send)
+        for receiver in range(self.plan.receivers):
+            world.after(self.dice.random(), self._take, receiver)
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        if not self.device.is_awake(self._send) or not self.is_sending:
+            return
+        if self.plan.publishes and not self.plan.is_echo:
+            for _ in range(self.dice.choice((1, 1, 1, 3))):
+                self.send_one(self.dice.choice(self.plan.publishes))
+            self.device.drive()
+        self.device.world.after(self.dice.uniform(0.1, 0.8), self._send)
+
+    def send_one(self, stream: str) -> None:
+        """Give one message to the Session, now and then one that is too large for the node."""
+        device = self.device
+        self._count += 1
+        payload = f"{device.name}.{self._count}"
+        if self.dice.random() < 0.03:
+            payload += "x" * (LARGEST + 10)
+        try:
+            producer, seq = device.session.send(stream, payload, device.now)
+        except (OutboxFull, Rejected, SessionClosed):
+            return
+        if seq:
+            self.sends.append(Sent(producer, stream, seq, payload.encode()))
+            if device.journal is not None:
+                device.journal.write(self.sends[-1], is_safe=device.journal.sync == "full")
+
+    # -- receiving ----------------------------------------------------------------------------------------------------
+
+    def _take(self, receiver: int) -> None:
+        device = self.device
+        if not device.is_awake(self._take, receiver):
+            return
+        session = device.session
+        if session.has_items or receiver in self._taken:
+            self._finish(receiver)
+            for item in session.take(self.dice.choice((1, 2, 5)), receiver, device.now):
+                self._took(item, receiver)
+            device.drive()
+        slow = 1.5 if self.plan.is_slow and self.is_sending else 0.3
+        device.world.after(self.dice.uniform(0.01, slow), self._take, receiver)
+
+    def _finish(self, receiver: int) -> None:
+        """This receiver is done with what it took: with automatic acks its next take says so."""
+        for run in self._taken.pop(receiver, ()):
+            last = run.first + len(run.payloads) - 1
+            if self.plan.ack == "manual":
+                self.device.session.ack(run.stream, run.epoch, last, receiver, self.device.now)
+            self.handled.update((run.stream, run.epoch, offset) for offset in range(run.first, last + 1))
+
+    def _took(self, item: Any, receiver: int) -> None:
+        if isinstance(item, Gap):
+            self.log[item.stream].append(item)
+        elif isinstance(item, SessionLost):
+            self.lost_sessions.append(item)
+        elif isinstance(item, Exception):
+            self.refused.append(item)
+        else:
+            self._taken.setdefault(receiver, []).append(item)
+            for place, payload in enumerate(item.payloads, item.first):
+                data = payload if isinstance(payload, bytes) else payload.encode()
+                self.log[item.stream].append(Delivery(item.epoch, place, data))
+                self.crcs[item.stream, item.epoch, place] = crc32(data)
+                if self.plan.is_echo and self.is_sending and item.stream != self.plan.publishes[0]:
+                    self.send_one(self.plan.publishes[0])
+
+    # -- subscriptions ------------------------------------------------------------------------------------------------
+
+    def resubscribe(self, stream: str, start: Literal["now", "earliest", "here"]) -> None:
+        """Give a stream up and ask for it again: ``here`` is where it was."""
+        device = self.device
+        subscription = device.session._core.inbox.subscriptions.get(stream)
+        if subscription is None or not subscription.is_active or device.session.state is SessionState.ENDED:
+            return
+        passed = subscription.passed
+        device.session.unsubscribe(stream, device.now)
+        device.session.subscribe(stream, passed if start == "here" else start, device.now)
+        self._taken = {
+            receiver: [run for run in runs if run.stream != stream] for receiver, runs in self._taken.items()
+        }
+        begun = Begun(passed if start == "here" else None)
+        self.begun[stream] = begun
+        self.log[stream].append(begun)
+        device.drive()

@@ -1,0 +1,137 @@
+"""Planted defects of the client: outbox, inbox, acks, credit, what a loss means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from resilient_ws import hearing, losing
+from resilient_ws.conversation import Conversation
+from resilient_ws.frames import HelloStream
+from resilient_ws.inbox import Arrival, Arrivals, Run
+from resilient_ws.liveness import Liveness
+from resilient_ws.outbox import Unacked
+from tests.simulation.mutants.mutant import Mutant, replaced
+
+
+def _own_4409_ends(original: Any) -> Any:
+    def superseded(core: Conversation, connection: Any, error: Exception, now: float) -> None:
+        core.end(error, now)
+
+    return superseded
+
+
+def _client_no_dedupe(original: Any) -> Any:
+    def data(self: Arrivals, batch: Any) -> Arrival:
+        found = original(self, batch)
+        subscription = self.subscriptions.get(batch.stream)
+        if found is Arrival.DROPPED and subscription is not None and subscription.is_active:
+            self._queue.append(Run(batch.stream, subscription.epoch, batch.first, list(batch.payloads)))
+            self.messages += len(batch.payloads)
+        return found
+
+    return data
+
+
+def _client_accepts_hole(original: Any) -> Any:
+    def data(self: Arrivals, batch: Any) -> Arrival:
+        subscription = self.subscriptions.get(batch.stream)
+        if subscription is not None and subscription.is_active and batch.first > subscription.offset + 1:
+            subscription.offset = batch.first - 1
+        return original(self, batch)
+
+    return data
+
+
+def _now_again(original: Any) -> Any:
+    def say(subscription: Any) -> HelloStream:
+        return HelloStream(stream=subscription.stream, id=subscription.id, start="now")
+
+    return say
+
+
+def _no_credit(original: Any) -> Any:
+    def marks(self: Conversation, connection: Any) -> dict[str, Any]:
+        return {**original(self, connection), "credit": None}
+
+    return marks
+
+
+def _no_acks(original: Any) -> Any:
+    def acks(self: Arrivals) -> Iterator[Any]:
+        return iter(())
+
+    return acks
+
+
+def _zero_is_absent(original: Any) -> Any:
+    def say(subscription: Any) -> HelloStream:
+        found = original(subscription)
+        if found.held is not None and not found.held.offset:
+            return HelloStream(stream=found.stream, id=found.id, start="now")
+        return found  # type: ignore[no-any-return]
+
+    return say
+
+
+def _patient(original: Any) -> Any:
+    def liveness(core: Conversation, advice: Any, now: float) -> Liveness:
+        return Liveness(interval=1.0, timeout=10_000.0, now=now)
+
+    return liveness
+
+
+def _marks_ignored(original: Any) -> Any:
+    return lambda mark, stream_id, epoch, offset: False
+
+
+def _dropped_on_reconnect(original: Any) -> Any:
+    def settle(outbox: Unacked, hello: Any, welcome: Any, **kwargs: Any) -> Iterator[Any]:
+        yield from original(outbox, hello, welcome, **kwargs)
+        for lane in list(outbox.writable()):
+            if lane.written >= lane.first:
+                outbox.committed(lane.producer, lane.stream, lane.written)
+
+    return settle
+
+
+def _trim_when_sent(original: Any) -> Any:
+    def write(self: Conversation, connection: Any, items: Any) -> None:
+        original(self, connection, items)
+        for lane in list(self.outbox.writable()):
+            if lane.written >= lane.first and any(type(item).__name__ == "Batch" for item in items):
+                self.outbox.committed(lane.producer, lane.stream, lane.written)
+
+    return write
+
+
+def _patch_hello_stream(make: Callable[[Any], Any]) -> Callable[[], Any]:
+    """``hello_stream`` is a function of two modules."""
+
+    @contextmanager
+    def planted() -> Iterator[None]:
+        from resilient_ws import conversation
+
+        mutant = make(conversation.hello_stream)
+        with patch.object(conversation, "hello_stream", mutant), patch.object(hearing, "hello_stream", mutant):
+            yield
+
+    return planted
+
+
+MUTANTS = {
+    "trim_when_sent": Mutant("2", "usual", replaced(Conversation, "write", _trim_when_sent)),
+    "dropped_on_reconnect": Mutant("2", "store", replaced(hearing, "settle", _dropped_on_reconnect)),
+    "own_4409_ends": Mutant("4", "drain", lambda: patch.dict(
+        losing.AFTER_LOSS, {losing.Treatment.SUPERSEDED: _own_4409_ends(None)})),
+    "client_no_dedupe": Mutant("7", "drain", replaced(Arrivals, "data", _client_no_dedupe)),
+    "client_accepts_hole": Mutant("7", "swallow", replaced(Arrivals, "data", _client_accepts_hole)),
+    "now_again": Mutant("7", "usual", _patch_hello_stream(_now_again)),
+    "no_credit": Mutant("9", "usual", replaced(Conversation, "marks", _no_credit)),
+    "no_acks": Mutant("9", "usual", replaced(Arrivals, "acks", _no_acks)),
+    "zero_is_absent": Mutant("10", "usual", _patch_hello_stream(_zero_is_absent)),
+    "client_ping_marks": Mutant("ping", "swallow", replaced(hearing, "is_missing", _marks_ignored)),
+    "no_client_deadline": Mutant("liveness", "usual", replaced(hearing, "_liveness", _patient)),
+}  # fmt: skip
