@@ -27,7 +27,7 @@ export class Keepalive {
 
   /** Return 'ping', 'lost' or null. A look that comes late means that we stood still. */
   look(now) {
-    const late = now - this.looked > Math.max(OWN_STANDSTILL, this.interval);
+    const late = now - this.looked > OWN_STANDSTILL;
     this.looked = now;
     if (late) this.restart(now);
     if (now - this.life >= this.interval + this.timeout) return 'lost';

@@ -75,7 +75,9 @@ export class ResilientNode {
   }
 
   accept(socket) {
-    this.connections.add(new Connection(socket, this));
+    const connection = new Connection(socket, this);
+    this.connections.add(connection);
+    if (this.isDraining) connection.session.drain(this.advice());
   }
 
   left(connection) {
@@ -84,12 +86,16 @@ export class ResilientNode {
 
   /** Ask the clients to leave, then commit and ack what was read, and close. Resolves when nobody is left or the time is over. */
   async drain() {
-    const { drain, peers, spread } = this.config;
     this.isDraining = true;
-    this.each(({ session }) => session.drain({ within: drain, jitter: Math.min(2, drain / 5), spread, peers }));
-    await this.empty(drain * 1000);
+    this.each(({ session }) => session.drain(this.advice()));
+    await this.empty(this.config.drain * 1000);
     this.each(({ session }) => session.leave());
     await this.empty(LAST_STEPS);
+  }
+
+  advice() {
+    const { drain, peers, spread } = this.config;
+    return { within: drain, jitter: Math.min(2, drain / 5), spread, peers };
   }
 
   async empty(ms) {

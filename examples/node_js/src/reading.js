@@ -19,6 +19,7 @@ class Subscription {
     this.answered = false;
     this.busy = false;
     this.wanted = false;
+    this.isInRow = false;
     this.needs = 0;
     this.acked = -1;
   }
@@ -87,16 +88,16 @@ export class Reading {
 
   want(subscription) {
     subscription.wanted = true;
-    if (!subscription.answered || subscription.busy || this.turns.includes(subscription)) return;
+    if (!subscription.answered || subscription.busy || subscription.isInRow) return;
+    subscription.isInRow = true;
     this.turns.push(subscription);
     this.session.io.wantTurn();
   }
 
-  /** Something may be new in a stream (its full name), or in all of them. */
+  /** Something may be new in the stream with this full name. */
   woken(name) {
-    for (const subscription of this.subscriptions.values()) {
-      if (name === undefined || this.session.fullName(subscription.stream) === name) this.want(subscription);
-    }
+    const subscription = this.subscriptions.get(name.startsWith('~') ? '~' : name);
+    if (subscription) this.want(subscription);
   }
 
   free(kind) {
@@ -109,6 +110,7 @@ export class Reading {
       const [subscription] = this.turns;
       if (this.free('messages') < 1 || this.free('bytes') < subscription.needs) return;
       this.turns.shift();
+      subscription.isInRow = false;
       this.read(subscription);
     }
   }

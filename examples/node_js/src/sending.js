@@ -10,6 +10,9 @@ const MOST_BYTES = 1048576;
 const HIGH_MESSAGES = 4096;
 const HIGH_BYTES = 4 * 1048576;
 const ENTRY_COST = 64;
+const MOST_MARKS = 8192;
+
+const markOf = (lanes) => lanes.map((lane) => [lane.producer, lane.stream, lane.committed]);
 
 /** Return the rejects among `rejected` that lie in the batch, each with our hint where it was we who refused just now. */
 function told(batch, rejected) {
@@ -28,7 +31,6 @@ class Lane {
     this.batch = null;
     this.received = 0;
     this.committed = 0;
-    this.toAck = false;
   }
 
   /** Take from what waits: seqs without a hole, not too many at once. */
@@ -50,9 +52,10 @@ export class Sending {
   constructor(session) {
     this.session = session;
     this.lanes = new Map();
+    this.ready = new Set();
+    this.toAck = new Set();
     this.messages = 0;
     this.bytes = 0;
-    this.paused = false;
   }
 
   lane(producer, stream) {
@@ -78,7 +81,7 @@ export class Sending {
       this.count(1, entry);
     });
     lane.received = Math.max(lane.received, frame.first + frame.payloads.length - 1);
-    this.pressure();
+    this.ready.add(lane);
   }
 
   entry(frame, payload, refusal) {
@@ -97,19 +100,16 @@ export class Sending {
     this.bytes += sign * (entry.payload.length + ENTRY_COST);
   }
 
-  /** Read no more from the socket while too much waits. */
-  pressure() {
-    const high = this.messages > HIGH_MESSAGES || this.bytes > HIGH_BYTES;
-    const low = this.messages <= HIGH_MESSAGES / 2 && this.bytes <= HIGH_BYTES / 2;
-    if (this.paused ? !low : !high) return;
-    this.paused = !this.paused;
-    this.session.io.pause(this.paused);
+  /** Return whether more waits than the most that should, divided by `part`. */
+  waits(part) {
+    return this.messages > HIGH_MESSAGES / part || this.bytes > HIGH_BYTES / part;
   }
 
   /** Start every append that can start. */
   start() {
-    for (const lane of this.lanes.values()) {
-      if (lane.batch || lane.waiting.length === 0) continue;
+    for (const lane of this.ready) {
+      if (lane.batch) continue;
+      this.ready.delete(lane);
       const batch = lane.take();
       const args = {
         stream: this.session.fullName(lane.stream),
@@ -133,25 +133,24 @@ export class Sending {
     }
     const end = Math.min(answer.seq, batch.at(-1).seq);
     if (end > lane.committed) lane.committed = end;
-    lane.toAck = true;
-    this.pressure();
+    this.toAck.add(lane);
+    if (lane.waiting.length > 0) this.ready.add(lane);
   }
 
   /** Write what was committed since the last ack. */
   ack() {
-    const committed = [];
-    for (const lane of this.lanes.values()) {
-      if (lane.toAck) committed.push([lane.producer, lane.stream, lane.committed]);
-      lane.toAck = false;
-    }
-    if (committed.length > 0) this.session.write({ type: 'ack', committed });
+    if (this.toAck.size === 0) return;
+    const committed = markOf([...this.toAck].slice(0, MOST_MARKS));
+    for (const lane of [...this.toAck].slice(0, MOST_MARKS)) this.toAck.delete(lane);
+    this.session.write({ type: 'ack', committed });
+    this.ack();
   }
 
   /** Return the marks of everything committed on this connection, which make an ack that is due needless. */
   marks() {
-    const lanes = [...this.lanes.values()].filter((lane) => lane.committed > 0).slice(0, 8192);
-    for (const lane of lanes) lane.toAck = false;
-    return lanes.map((lane) => [lane.producer, lane.stream, lane.committed]);
+    const lanes = [...this.lanes.values()].filter((lane) => lane.committed > 0).slice(0, MOST_MARKS);
+    for (const lane of lanes) this.toAck.delete(lane);
+    return markOf(lanes);
   }
 
   /** Return whether the client wrote more than came. */

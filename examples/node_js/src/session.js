@@ -19,6 +19,7 @@ import { cleanHint } from './types.js';
 
 const WELCOME_TIMEOUT = 10;
 const MOST_STREAMS = 4096;
+const MOST_STEPS = 256;
 const OPEN = ['data', 'ready', 'subscribe', 'unsubscribe', 'ack', 'credit', 'ping', 'pong', 'auth', 'error', 'bye'];
 const ALLOWED = {
   waiting: ['hello', 'error'],
@@ -43,6 +44,8 @@ export class Session {
     this.unansweredEcho = undefined;
     this.parting = null;
     this.trimming = null;
+    this.steps = 0;
+    this.isPaused = false;
     this.keepalive = new Keepalive(config.keepalive, io.now());
     this.sending = new Sending(this);
     this.reading = new Reading(this);
@@ -68,6 +71,7 @@ export class Session {
       if (!(error instanceof ProtocolError)) throw error;
       this.violated(error.message);
     }
+    this.pressure();
     this.io.wantTurn();
   }
 
@@ -80,6 +84,7 @@ export class Session {
   turn() {
     if (this.isOver) return;
     this.sending.ack();
+    this.pressure();
     if (!this.io.blocked()) {
       if (this.unansweredEcho !== undefined) this.pong(this.unansweredEcho);
       if (this.state === 'open' || this.state === 'leaving') this.sending.start();
@@ -92,7 +97,7 @@ export class Session {
   tick() {
     if (this.isOver) return;
     const now = this.io.now();
-    if (this.sending.paused) this.keepalive.restart(now);
+    if (this.isPaused && !this.io.blocked()) this.keepalive.restart(now);
     if (this.state === 'waiting') {
       if (now - this.since >= this.config.helloTimeout) this.shut(4408, 'no hello in time');
       return;
@@ -147,10 +152,16 @@ export class Session {
   /** End the session for the client: do not come back. */
   revoke(code, hint) {
     if (this.isOver) return;
-    this.write({ type: 'bye', code, hint: cleanHint(hint) });
-    if (this.state !== 'open') return void this.shut(1000, '');
+    const bye = { type: 'bye', code, hint: cleanHint(hint) };
+    if (this.state !== 'open') {
+      this.write(bye);
+      return void this.shut(1000, '');
+    }
     this.state = 'leaving';
-    this.parting = () => this.endSession();
+    this.parting = () => {
+      this.write(bye);
+      this.endSession();
+    };
     this.io.wantTurn();
   }
 
@@ -201,11 +212,12 @@ export class Session {
 
   subscribe(frame) {
     const { stream, id } = frame;
-    const isMore = !this.reading.subscriptions.has(stream) && this.reading.subscriptions.size >= MOST_STREAMS;
+    const present = this.reading.subscriptions.get(stream);
+    if (present && present.id >= id) return undefined;
+    const isMore = !present && this.reading.subscriptions.size >= MOST_STREAMS;
     const refused = isMore ? { code: 'too_many_streams', hint: `at most ${MOST_STREAMS}` } : refusal(this.policy, stream);
     if (refused) return this.refuse(stream, id, refused);
     const subscription = this.reading.open(stream, id, false);
-    if (!subscription) return undefined;
     const wanted = wish(frame);
     this.call('enterStream', this.streamStep(this.fullName(stream), wanted, []), (facts) => {
       if (!this.reading.isPresent(subscription)) return;
@@ -272,7 +284,9 @@ export class Session {
 
   /** Ask for a step. An unknown outcome, an old fence and a session that is gone have one answer everywhere. */
   call(step, args, done) {
+    this.steps += 1;
     this.io.call(step, args, (answer) => {
+      this.steps -= 1;
       if (this.isOver) return;
       if (answer === null) this.shut(1013, 'the outcome at the store is unknown');
       else if (answer.kind === 'old') this.outranked(answer.fence);
@@ -280,6 +294,15 @@ export class Session {
       else done(answer);
       this.io.wantTurn();
     });
+  }
+
+  /** Read no more from the socket while too much waits for the store. */
+  pressure() {
+    const isHigh = this.sending.waits(1) || this.steps > MOST_STEPS;
+    const isLow = !this.sending.waits(2) && this.steps <= MOST_STEPS / 2;
+    if (this.isPaused ? !isLow : !isHigh) return;
+    this.isPaused = !this.isPaused;
+    this.io.pause(this.isPaused);
   }
 
   streamStep(stream, wanted, producers) {
