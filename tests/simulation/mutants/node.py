@@ -10,9 +10,9 @@ from resilient_ws.frames import Ack, Held
 from server_fixture.appending import Appending
 from server_fixture.backplane import Appended, ProducerState
 from server_fixture.entering import Entering
-from server_fixture.reading import Reader
+from server_fixture.reading import Reader, Reading
 from server_fixture.session import ServerSession
-from tests.simulation.mutants.mutant import Mutant, replaced
+from tests.simulation.mutants.mutant import Mutant, replaced, together
 
 
 def _no_refresh(original: Any) -> Any:
@@ -78,6 +78,32 @@ def _epoch_not_compared(original: Any) -> Any:
 def _server_marks_missing(original: Any) -> Any:
     return lambda self: ()
 
+
+def _answers_an_older_subscribe(original: Any) -> Any:
+    return lambda self, reader: reader.wire in self._readers
+
+
+def _ends_whatever(original: Any) -> Any:
+    def remove(self: Reading, wire: str, id: int | None = None) -> None:
+        original(self, wire)
+
+    return remove
+
+
+def _reads_for_the_latest(original: Any) -> Any:
+    def found(self: Reading, reader: Reader, part: Any, claim: int) -> None:
+        if self._readers.get(reader.wire) is reader:
+            original(self, reader, part, claim)
+
+    return found
+
+
+node_without_ids = together(
+    replaced(Reading, "is_current", _answers_an_older_subscribe),
+    replaced(Reading, "remove", _ends_whatever),
+    replaced(Reading, "_found", _reads_for_the_latest),
+)
+"""A node that answers and ends whatever subscription there is of a stream: the client's ids alone cover that."""
 
 MUTANTS = {
     "no_refresh": Mutant("1", "idle", replaced(ServerSession, "_refresh", _no_refresh)),
