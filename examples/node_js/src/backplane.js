@@ -103,7 +103,7 @@ export class Backplane {
     this.hints = new Hints(redisOptions(config.backplane), log);
     this.redis.on('error', (error) => log(`the store: ${error.message}`));
     this.redis.on('close', () => { this.incarnation = null; });
-    this.redis.on('ready', () => { this.readIncarnation().catch(() => {}); });
+    this.redis.on('ready', () => this.greet());
   }
 
   /** Connect; a store that is not there yet is tried again in the background. */
@@ -114,6 +114,12 @@ export class Backplane {
   close() {
     this.redis.disconnect();
     this.hints.close();
+  }
+
+  /** After each connect: scripts are loaded before the first step, so that steps keep their order, and the incarnation is read. */
+  greet() {
+    for (const { source } of this.scripts.values()) this.command('SCRIPT', 'LOAD', source).catch(() => {});
+    this.readIncarnation().catch(() => {});
   }
 
   /** Return how long, in seconds, the store has not answered anything. */
