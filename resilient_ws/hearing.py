@@ -42,7 +42,7 @@ def dispatch(core: Conversation, connection: Connection, item: Batch | Frame, no
 def on_welcome(core: Conversation, connection: Connection, welcome: frames.Welcome, now: float) -> None:
     hello = connection.hello
     assert hello is not None  # a connection that is HANDSHAKING has said it
-    check_welcome(hello, welcome, core.identity)
+    check_welcome(hello, welcome, core.identity, core.outbox)
     if welcome.verdict == "new" and hello.session is not None:
         if welcome.reason == "superseded" and is_contested(core, now):
             core.end(SessionTakenOver("another process holds this session; its resume outranks ours"), now)

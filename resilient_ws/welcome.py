@@ -26,9 +26,10 @@ class Identity:
     generation: int
 
 
-def check_welcome(hello: Hello, welcome: Welcome, known: Identity | None) -> None:
+def check_welcome(hello: Hello, welcome: Welcome, known: Identity | None, outbox: Unacked) -> None:
     """
-    Compare a welcome with the hello that it answers.
+    Compare a welcome with the hello that it answers, and with what was sent since: until the welcome is read the old
+    connection goes on (rule 6), and what it carried may be committed already.
 
     Raises:
         RemoteProtocolError: It contradicts the hello or itself; the text says where.
@@ -51,7 +52,7 @@ def check_welcome(hello: Hello, welcome: Welcome, known: Identity | None) -> Non
             raise _contradiction(
                 f"`committed` names producer {answer.producer} of stream {answer.stream!r}, which the hello did not"
             )
-        _check_committed(entry, answer)
+        _check_committed(_lane(outbox, hello, answer), entry, answer)
     _check_streams(hello, welcome)
 
 
@@ -67,13 +68,21 @@ def _check_streams(hello: Hello, welcome: Welcome) -> None:
             raise _contradiction(f"stream {stream.stream!r} starts at {stream.first}, above its own end {stream.live}")
 
 
-def _check_committed(entry: HelloOutbound, answer: CommittedAnswer) -> None:
-    if answer.seq >= entry.next and entry.producer == 0:  # a journal that is an old copy knows less than was sent
+def _lane(outbox: Unacked, hello: Hello, answer: CommittedAnswer) -> Lane:
+    lane = outbox.lane(hello.producers[answer.producer], answer.stream)
+    assert lane is not None  # the hello was made from it
+    return lane
+
+
+def _check_committed(lane: Lane, entry: HelloOutbound, answer: CommittedAnswer) -> None:
+    if lane.is_restored:  # a journal that is an old copy knows less than was sent
+        return
+    if answer.seq >= lane.next:
         raise _contradiction(
-            f"stream {answer.stream!r}: seq {answer.seq} is committed, but the next new one is {entry.next}"
+            f"stream {answer.stream!r}: seq {answer.seq} is committed, but the next new one is {lane.next}"
         )
-    if any(not entry.first <= seq < entry.next for seq, _ in answer.rejected):
-        raise _contradiction(f"stream {answer.stream!r}: rejected seqs outside of {entry.first} to {entry.next - 1}")
+    if any(not entry.first <= seq < lane.next for seq, _ in answer.rejected):
+        raise _contradiction(f"stream {answer.stream!r}: rejected seqs outside of {entry.first} to {lane.next - 1}")
 
 
 def _contradiction(what: str) -> RemoteProtocolError:
@@ -96,10 +105,9 @@ def settle(outbox: Unacked, hello: Hello, welcome: Welcome, *, resend: bool, now
     for answer in welcome.committed:
         entry = asked[(answer.producer, answer.stream)]
         producer = hello.producers[answer.producer]
-        lane = outbox.lane(producer, answer.stream)
-        assert lane is not None  # the hello was made from it
+        lane = _lane(outbox, hello, answer)
         for seq, code in answer.rejected:
-            if outbox.reject(producer, answer.stream, seq, code, ""):
+            if seq < lane.next and outbox.reject(producer, answer.stream, seq, code, ""):
                 yield MessageRejected(stream=answer.stream, seq=seq, code=code)
         acked = min(lane.acked, entry.first - 1)  # below first may also be what was dropped, which nobody has lost
         stored = answer.seq if answer.known else 0
@@ -108,9 +116,9 @@ def settle(outbox: Unacked, hello: Hello, welcome: Welcome, *, resend: bool, now
         if not answer.known and _is_indefinite(lane, entry, welcome, now):
             yield from _settle_indefinite(outbox, lane, resend=resend)
         elif answer.known and answer.seq >= lane.first:
-            outbox.committed(producer, answer.stream, min(answer.seq, entry.next - 1))
-        if answer.seq >= entry.next:
-            yield JournalRolledBack(producer=producer, stream=answer.stream, known=entry.next - 1, committed=answer.seq)
+            outbox.committed(producer, answer.stream, answer.seq)
+        if answer.seq >= lane.next:
+            yield JournalRolledBack(producer=producer, stream=answer.stream, known=lane.next - 1, committed=answer.seq)
 
 
 def _is_indefinite(lane: Lane, entry: HelloOutbound, welcome: Welcome, now: float) -> bool:

@@ -11,7 +11,7 @@ from session_tools import ALL_ROLES, Rig, answer, data, session
 from resilient_ws import events as e
 from resilient_ws import frames as f
 from resilient_ws.config import Inbox, Keepalive, Retry
-from resilient_ws.exceptions import AccessDenied, HandshakeRejected, NoEndpoint
+from resilient_ws.exceptions import AccessDenied, HandshakeRejected, NoEndpoint, Rejected
 from resilient_ws.session import Role, SessionState
 
 AB = ["ws://a", "ws://b"]
@@ -374,3 +374,31 @@ def test_pings_stay_small_with_many_streams() -> None:
     rig = Rig.open(subscribe=names)
     rig.say(f.Ping(echo="s"))
     assert rig.all(f.Pong)[-1].acked == ()
+
+
+def test_what_the_old_connection_carried_while_the_hello_was_out_may_be_committed() -> None:
+    """The primary goes on until the welcome is read: a seq above the hello's `next` is no contradiction (rule 6)."""
+    rig = Rig.open(urls=AB, roles=SUCCEEDED)
+    rig.send("one")
+    rig.say(f.Drain(within=10.0, jitter=0.0))
+    rig.tick(0.0)
+    hello = rig.made(2)
+    assert [entry.next for entry in hello.outbound] == [2]
+    assert rig.send("two") == 2
+    assert rig.seqs(1) == [1, 2]
+    committed = f.CommittedAnswer(producer=0, stream="orders", seq=2, rejected=((1, "forbidden"),))
+    rig.welcome(2, committed=(committed,))
+    assert rig.outcome(2) is True
+    assert isinstance(rig.outcome(1), Rejected)
+    assert rig.seqs(2) == []
+
+
+def test_a_seq_that_nobody_was_given_is_not_committed() -> None:
+    """The bound is what was sent on any connection."""
+    rig = Rig.open(urls=AB, roles=SUCCEEDED)
+    rig.send("one")
+    rig.say(f.Drain(within=10.0, jitter=0.0))
+    rig.tick(0.0)
+    rig.made(2)
+    rig.welcome(2, committed=(f.CommittedAnswer(producer=0, stream="orders", seq=2),))
+    assert [(shut.conn, shut.code) for shut in rig.shuts] == [(2, 4400)]

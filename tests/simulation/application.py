@@ -81,10 +81,14 @@ class Application:
         if not self.device.is_awake(self._send) or not self.is_sending:
             return
         if self.plan.publishes and not self.plan.is_echo:
-            for _ in range(self.dice.choice((1, 1, 1, 3))):
-                self.send_one(self.dice.choice(self.plan.publishes))
-            self.device.drive()
+            self.send_some(self.dice.choice((1, 1, 1, 3)))
         self.device.world.after(self.dice.uniform(0.1, 0.8), self._send)
+
+    def send_some(self, count: int) -> None:
+        """Send a few messages."""
+        for _ in range(count if self.plan.publishes else 0):
+            self.send_one(self.dice.choice(self.plan.publishes))
+        self.device.drive()
 
     def send_one(self, stream: str) -> None:
         """Give one message to the Session, now and then one that is too large for the node."""

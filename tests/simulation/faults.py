@@ -41,7 +41,7 @@ def one_way(s: Schedule, dice: random.Random) -> None:
 
 
 def swallow(s: Schedule, dice: random.Random) -> None:
-    """Data, a gap or an ack is lost between two ends that stay connected."""
+    """Data or an ack is lost between two ends that stay connected."""
     if s.network.wires:
         wire = dice.choice(s.network.wires)
         dice.choice((wire.up, wire.down, wire.down)).swallow += 1
@@ -202,7 +202,10 @@ def takeover(s: Schedule, dice: random.Random) -> None:
 
 def finish(s: Schedule, dice: random.Random) -> None:
     """A client accepts nothing more and ends when all is acked, now and then at once; another one begins."""
-    s.finish(dice.randrange(len(s.devices)), dice.choice(("drain", "drain twice", "close", "bye")))
+    how = dice.choice(("drain", "drain twice", "drain and close", "drain anew", "close", "bye"))
+    if dice.random() < 0.3:  # with nobody there that could ack
+        kill_all(s, dice)
+    s.finish(dice.randrange(len(s.devices)), how)
 
 
 def publish_private(s: Schedule, dice: random.Random) -> None:
@@ -248,4 +251,5 @@ MIXES: dict[str, tuple[str, ...]] = {
     "toggle": ("resubscribe", "resubscribe", "cut", "drain", "lost_welcome"),
     "journal": ("crash", "crash", "cut", "lost_answer", "kill", "takeover"),
     "idle": ("nothing", "cut"),
+    "end": ("finish", "finish", "cut", "kill", "store_away"),
 }

@@ -118,8 +118,8 @@ class _Follower:
             self._complain("L3", f"has another epoch than the device, which is at {self.offset}")
         elif slot.log[slot.index(self.offset) :]:
             self._complain("L3", f"ends at {slot.last}, the device is at {self.offset}")
-        now = self._ever(self.epoch)
+        now = {entry.offset: entry.payload for entry in slot.log}  # what retention took can show nothing any more
         for item in self._unchecked:
-            if item.epoch == self.epoch and now.get(item.offset, [item.payload])[-1] != item.payload:
+            if item.epoch == self.epoch and now.get(item.offset, item.payload) != item.payload:
                 self._complain("S5", f"offset {item.offset} was replaced in silence")
                 return

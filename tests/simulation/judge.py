@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from resilient_ws.exceptions import Rejected, SessionTakenOver
+from resilient_ws.exceptions import Gap, Rejected, SessionTakenOver
 from resilient_ws.frames import PRIVATE
 from resilient_ws.session import SessionState
 from tests.simulation.application import Begun, Delivery
@@ -65,13 +65,15 @@ def _outbound(s: Schedule, device: Device, stored: Counter[bytes], place: dict[b
 
 def _private(s: Schedule, device: Device) -> list[str]:
     """S2, S3, S5: private messages come in order, once, and all of those that the session's stream held."""
-    seen = [item.payload for item in device.application.log[PRIVATE] if isinstance(item, Delivery)]
+    log = device.application.log[PRIVATE]
+    seen = [item.payload for item in log if isinstance(item, Delivery)]
     if len(set(seen)) != len(seen):
         return [f"S2 {device.name}: a private message came twice"]
     if seen != sorted(seen):
         return [f"S3 {device.name}: private messages out of order"]
     stream = f"{PRIVATE}{device.session.session_id}"
-    if not device.is_alive or device.session.state is SessionState.ENDED or s.was_taken_over or s.has_lost_tails:
+    is_over = not device.is_alive or device.session.state is SessionState.ENDED
+    if is_over or s.was_taken_over or any(isinstance(item, Gap) for item in log):
         return []
     root = device.name.split(".")[0]
     for other in s.dead:

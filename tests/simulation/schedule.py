@@ -95,10 +95,19 @@ class Schedule:
         device.application.is_sending = False
         if how in ("close", "bye"):
             device.close(end=how == "bye")
+        elif how == "drain anew":  # one that nobody has welcomed yet
+            device = self._again(device)
+            self.devices.append(device)
+            device.application.is_sending = False
+            device.application.send_some(3)
+            device.finish()
         else:
+            device.application.send_some(3)
             device.finish()
             if how == "drain twice":
                 device.finish()
+            elif how == "drain and close":
+                device.close(end=False)
         self.devices.append(self._again(device))
 
     def publish_private(self) -> None:
@@ -123,11 +132,11 @@ class Schedule:
         try:
             self.world.run(self.script.load)
             self._heal()
-            if not self.world.run(self.script.load + PATIENCE, self.is_quiet):
-                violations += judge(self) or ["L0 nothing is wrong and it does not come to rest"]
-            else:
+            is_quiet = self.world.run(self.world.now + PATIENCE, self.is_quiet)
+            if is_quiet:  # what is noticed late, a dead connection or a replaced tail, is noticed now
                 self.world.run(self.world.now + REST)
-                violations += judge(self)
+                is_quiet = self.world.run(self.world.now + PATIENCE, self.is_quiet)
+            violations += judge(self) or ([] if is_quiet else ["L0 nothing is wrong and it does not come to rest"])
         except Broken as broken:
             violations.append(f"{broken} (at {self.world.now:.4f})")
         except Exception as error:  # a crash of the core is a violation like any other
@@ -162,7 +171,7 @@ class Schedule:
             session = device.session
             if session.state is SessionState.ENDED:
                 continue
-            if not session.connected or session.has_items or not session.is_flushed:
+            if device.is_asleep or not session.connected or session.has_items or not session.is_flushed:
                 return False
             if not all(self._is_level(device, stream) for stream in device.plan.subscribes):
                 return False

@@ -165,9 +165,9 @@ class Store:
         answer = self.memory.step(request, self.clock())
         if isinstance(request, Append) and isinstance(answer, Appended):
             self.record.check_fence(request.stream, request.session, request.fence)
-            self._stored(request.stream, before)
+            self._stored(request, before)
         elif isinstance(request, Publish):
-            self._stored(request.stream, before)
+            self._stored(request, before)
         elif isinstance(request, EnterStream) and isinstance(answer, StreamEntered):
             self.record.check_fence(request.stream, request.session, request.fence)
         elif isinstance(request, TrimPrivate) and isinstance(answer, Done):
@@ -177,17 +177,18 @@ class Store:
             self._entered(answer)
         return answer
 
-    def _stored(self, stream: str, before: int) -> None:
-        slot = self.find(stream)
-        if slot is None or slot.last == before:
+    def _stored(self, request: Append | Publish, before: int) -> None:
+        """Record what is new; what retention took at once was stored too."""
+        stream, slot = request.stream, self.find(request.stream)
+        new = 0 if slot is None else slot.last - before
+        if slot is None or not new:
             return
-        for offset in range(before + 1, slot.last + 1):
-            place = slot.index(offset - 1)
-            if place < len(slot.log) and slot.log[place].offset == offset:
-                self.record.appended(stream, slot.epoch, slot.log[place])
-                if offset in slot.origins:
-                    producer, seq = slot.origins[offset]
-                    self.record.check_order(stream, producer, seq)
+        first = request.first if isinstance(request, Append) else 1
+        stored = [(seq, entry) for seq, entry in enumerate(request.entries, first) if entry.code is None][-new:]
+        for offset, (seq, entry) in enumerate(stored, before + 1):
+            self.record.appended(stream, slot.epoch, attrs.evolve(entry, offset=offset))
+            if isinstance(request, Append):
+                self.record.check_order(stream, request.producer, seq)
         for node in self.nodes:
             if self.dice.random() > 0.05:
                 self.world.after(latency(self.dice), node.woken, stream)

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from resilient_ws.dialects.native import Native
 from resilient_ws.exceptions import ConnectionLost
-from resilient_ws.frames import Ack, Batch, GapFrame
+from resilient_ws.frames import Ack, Batch
 from tests.simulation.world import Broken, World, latency
 
-SWALLOWED = (Batch, Ack, GapFrame)
+SWALLOWED = (Batch, Ack)
 """What may be lost on the way: the protocol notices data and acks, by numbers that ride on pings."""
 BROKEN_RULE = 4400
 
