@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("tests", "docs", "examples", "README.md", "CHANGELOG.md", "setup.cfg")
+LEFT = ("__pycache__", ".hypothesis", "node_modules")
 
 
 def lay_out(target: Path) -> None:
@@ -26,7 +27,7 @@ def lay_out(target: Path) -> None:
         source, copy = ROOT / part, target / part
         if source.is_dir():
             shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__", ".hypothesis"))
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns(*LEFT))
         elif source.exists():
             shutil.copyfile(source, copy)
 

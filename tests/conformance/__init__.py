@@ -1,0 +1,1 @@
+"""Any node against the specification: see ``docs/node.md``."""

@@ -1,0 +1,278 @@
+"""Sessions that outlive connections and nodes: resume, fences, tokens, liveness, drain (rules 1 to 6)."""
+
+from __future__ import annotations
+
+import pytest
+import websocket
+
+from tests.conformance.plain_peer import PlainPeer, plain
+from tests.conformance.subjects import DRAIN, TTL, Nodes, follow, held
+from tests.node_peer import ask
+
+pytestmark = pytest.mark.cluster
+
+
+# -- the session (rules 3, 4, 5 and 6) ---------------------------------------------------------------------------------
+
+
+def test_session_moves_between_nodes(nodes: Nodes) -> None:
+    """A session goes to a node of another kind and back: replayed from what is held, resent from what is acked."""
+    name, out = nodes.stream(), nodes.stream()
+    with plain(nodes.url) as first, plain(nodes.reference) as second, plain(nodes.other) as third:
+        one = first.hello(streams=follow(name))
+        epoch = one["streams"][0]["epoch"]
+        nodes.publish(name, "a", "b")
+        assert first.take(2) == ["a", "b"]
+        first.send(out, 1, "1")
+        first.wait_ack(out, 1)
+        first.close()
+        nodes.publish(name, "c", "d")
+        outbound = [{"producer": 0, "stream": out, "first": 1, "next": 3}]
+        two = second.resume(first, one, streams=held(name, epoch, 2, "b"), outbound=outbound)
+        assert (two["verdict"], two["session"], two["generation"]) == ("resumed", one["session"], one["generation"] + 1)
+        assert [(s["seq"], s.get("known", True)) for s in two["committed"]] == [(1, True)]
+        second.send(out, 2, "2")
+        second.wait_ack(out, 2)
+        assert second.take(1) == ["c"]
+        second.close()
+        outbound = [{"producer": 0, "stream": out, "first": 2, "next": 4}]
+        three = third.resume(second, two, attempt=3, streams=held(name, epoch, 3, "c"), outbound=outbound)
+        assert (three["verdict"], three["session"], three["node"]) == ("resumed", one["session"], "node-3")
+        assert three["committed"][0]["seq"] == 2
+        third.send(out, 3, "3")
+        third.wait_ack(out, 3)
+        assert third.take(1) == ["d"]
+    with plain(nodes.url) as reader:
+        reader.hello(streams=follow(out, "earliest"))
+        assert reader.take(3) == ["1", "2", "3"]
+        assert reader.round_trip()["sent_offsets"][0][3] == 3
+
+
+@pytest.mark.parametrize("way", [(0, 1), (1, 0), (0, 2), (0, 0)], ids=["away", "here", "other", "same"])
+def test_outranked_connection_is_closed(nodes: Nodes, way: tuple[int, int]) -> None:
+    """Where the session goes on elsewhere the old connection is closed 4409, which names the new owner (rule 4)."""
+    before, after = (nodes.cluster.urls[number] for number in way)
+    with plain(before) as first, plain(after) as second:
+        welcome = first.hello()
+        second.resume(first, welcome)
+        closed = first.wait_closed()
+        assert (closed.code, f"instance={second.instance}" in closed.reason) == (4409, True)
+        second.round_trip()
+
+
+def test_outranked_connection_stores_nothing(nodes: Nodes) -> None:
+    """What comes late on an outranked connection is not stored: its fence is old (rule 4)."""
+    name = nodes.stream()
+    outbound = [{"producer": 0, "stream": name, "first": 1, "next": 1}]
+    with plain(nodes.url) as first, plain(nodes.reference) as second:
+        welcome = first.hello(outbound=outbound)
+        second.frame(
+            "hello",
+            **second.hello_fields(
+                instance=first.instance,
+                producers=[first.producer],
+                attempt=2,
+                session=welcome["session"],
+                token=welcome["token"],
+                outbound=outbound,
+                streams=follow(name),
+            ),
+        )
+        second._follow(second.wait("welcome")["streams"][0])
+        first.send(name, 1, "late")
+        assert first.wait_closed().code == 4409
+        second.send(name, 1, "owner")
+        assert second.take(1) == ["owner"]
+
+
+def test_late_hello_is_refused(nodes: Nodes) -> None:
+    """A hello without a higher attempt of its instance is closed 4410 and changes nothing (rule 3)."""
+    name = nodes.stream()
+    with plain(nodes.url) as first, plain(nodes.reference) as second, plain(nodes.other) as ghost:
+        welcome = first.hello()
+        again = second.resume(first, welcome, streams=follow(name))
+        fields = {"instance": first.instance, "session": welcome["session"], "token": again["token"]}
+        for attempt in (1, 2):
+            with plain(nodes.url) as ghost:
+                ghost.frame("hello", **ghost.hello_fields(**fields, attempt=attempt))
+                assert ghost.wait_closed().code == 4410
+        second.send(name, 1, "owner")
+        assert second.take(1) == ["owner"]
+    with plain(nodes.other) as third:
+        assert third.resume(second, again, attempt=3)["generation"] == again["generation"] + 1
+
+
+def test_lost_welcomes_lock_nobody_out(nodes: Nodes) -> None:
+    """Every token from the confirmed one on is valid; one below it gets a new session, superseded (rule 5)."""
+    with plain(nodes.url) as first, plain(nodes.url) as second, plain(nodes.reference) as third:
+        one = first.hello()
+        two = second.resume(first, one, ready=False)
+        three = third.resume(first, one, attempt=3)
+        assert [two["verdict"], three["verdict"]] == ["resumed"] * 2
+        assert three["generation"] > two["generation"] > one["generation"]
+        third.round_trip()
+        with plain(nodes.url) as restored:
+            late = restored.resume(first, one, attempt=4)
+            assert (late["verdict"], late["reason"]) == ("new", "superseded")
+            assert late["session"] != one["session"]
+        with plain(nodes.url) as last:
+            assert last.resume(first, three, attempt=5)["verdict"] == "resumed"
+
+
+def test_wrong_token(nodes: Nodes) -> None:
+    """A token that nobody made, or of another session, is closed 4403, with one text for all (rule 5)."""
+    with plain(nodes.url) as first, plain(nodes.url) as other:
+        one, two = first.hello(), other.hello()
+    token = one["token"]
+    reasons = set()
+    for forged in (token[:-1] + ("0" if token[-1] != "0" else "1"), "nonsense", two["token"], token.upper()):
+        with plain(nodes.url) as peer:
+            peer.frame("hello", **peer.hello_fields(session=one["session"], token=forged))
+            closed = peer.wait_closed()
+            assert closed.code == 4403, forged
+            assert token not in closed.reason
+            reasons.add(closed.reason)
+    assert len(reasons) == 1
+
+
+def test_bye_ends_the_session(nodes: Nodes) -> None:
+    """After a bye the connection is closed 1000 and the session is gone, everywhere."""
+    with plain(nodes.url) as first, plain(nodes.reference) as second:
+        welcome = first.hello(streams=follow("~", "earliest"))
+        first.frame("bye")
+        assert first.wait_closed().code == 1000
+        again = second.resume(first, welcome)
+        assert (again["verdict"], again["reason"]) == ("new", "unknown")
+        assert again["session"] != welcome["session"]
+    assert ask(f"{nodes.reference}streams/~{welcome['session']}", b"x")[0] == 404
+
+
+def test_idle_session_outlives_its_ttl(nodes: Nodes) -> None:
+    """A session whose client only answers pings is refreshed, and one without a node expires (rule 1)."""
+    with plain(nodes.url) as idle, plain(nodes.url) as gone:
+        kept, lost = idle.hello(), gone.hello()
+        gone.close()
+        for _ in range(round(1.2 * TTL)):
+            idle.wait("ping")
+        idle.close()
+        with plain(nodes.reference) as peer:
+            assert peer.resume(idle, kept)["verdict"] == "resumed"
+        with plain(nodes.reference) as peer:
+            again = peer.resume(gone, lost)
+            assert (again["verdict"], again["reason"]) == ("new", "expired")
+
+
+def test_spare_connection(nodes: Nodes) -> None:
+    """A standby hello is answered ``standing`` and touches nothing; an ordinary hello on it resumes (rule 6)."""
+    with plain(nodes.url) as first, plain(nodes.reference) as second, plain(nodes.url) as spare:
+        welcome = first.hello()
+        fields = {"instance": first.instance, "session": welcome["session"], "token": welcome["token"]}
+        spare.frame("hello", **spare.hello_fields(**fields, attempt=2, standby=True))
+        assert spare.wait("standing")["node"] == "node-1"
+        spare.round_trip()
+        first.round_trip()
+        again = spare.resume(first, welcome, attempt=3)
+        assert (again["verdict"], again["session"]) == ("resumed", welcome["session"])
+        assert first.wait_closed().code == 4409
+        second.frame("hello", **second.hello_fields(**{**fields, "token": "forged"}, standby=True))
+        assert second.wait_closed().code == 4403
+
+
+# -- liveness (pings, marks, acks) -------------------------------------------------------------------------------------
+
+
+def test_ping_is_answered_with_marks(nodes: Nodes) -> None:
+    """A pong has the ping's echo, what is committed, and the last offset under each subscription."""
+    name = nodes.stream()
+    with plain(nodes.url) as peer:
+        epoch = peer.hello(streams=follow(name, id=9))["streams"][0]["epoch"]
+        peer.send(name, 1, "one")
+        peer.wait_ack(name, 1)
+        assert peer.take(1) == ["one"]
+        acked, sent = [[name, epoch, 1]], [[0, name, 1]]
+        peer.frame("ping", echo=" ~}", acked=acked, sent_seqs=sent, credit={"messages": 1001, "bytes": 1 << 21})
+        pong = peer.wait("pong")
+        assert (pong["echo"], pong["committed"], pong["sent_offsets"]) == (" ~}", [[0, name, 1]], [[name, 9, epoch, 1]])
+
+
+def test_node_pings_a_silent_client(nodes: Nodes) -> None:
+    """A client that says nothing is pinged after the interval, with marks, and given up (1011) when it stays silent."""
+    name = nodes.stream()
+    with plain(nodes.url) as peer:
+        epoch = peer.hello(streams=follow(name))["streams"][0]["epoch"]
+        peer.answers_pings = False
+        assert peer.wait("ping")["sent_offsets"] == [[name, 1, epoch, 0]]
+        assert peer.wait_closed().code == 1011
+
+
+@pytest.mark.parametrize("kind", ["ping", "pong"])
+def test_swallowed_message_is_noticed(nodes: Nodes, kind: str) -> None:
+    """A mark above what arrived closes 1012: something was swallowed."""
+    name = nodes.stream()
+    with plain(nodes.url) as peer:
+        peer.hello()
+        peer.send(name, 1, "one")
+        peer.frame(kind, echo="x", sent_seqs=[[0, name, 2]])
+        assert peer.wait_closed().code == 1012
+
+
+def test_ack_of_a_lost_tail(nodes: Nodes) -> None:
+    """An ack above the log's end, under a held position, shows that the store lost something: 1012."""
+    name = nodes.stream()
+    nodes.publish(name, "one")
+    with plain(nodes.url) as first, plain(nodes.url) as peer:
+        epoch = first.hello(streams=follow(name))["streams"][0]["epoch"]
+        peer.hello(streams=held(name, epoch, 1, "one"))
+        peer.frame("ack", acked=[[name, epoch, 5]])
+        assert peer.wait_closed().code == 1012
+
+
+def test_void_acks(nodes: Nodes) -> None:
+    """An ack that goes back, or names another epoch or stream, is void."""
+    name = nodes.stream()
+    with plain(nodes.url) as peer:
+        epoch = peer.hello(streams=follow(name))["streams"][0]["epoch"]
+        nodes.publish(name, "one", "two")
+        assert peer.take(2) == ["one", "two"]
+        marks = [[name, epoch, 2], [name, epoch, 1], [name, "another", 9], [nodes.stream(), epoch, 1]]
+        peer.frame("ack", acked=marks)
+        peer.round_trip()
+
+
+def test_auth_and_errors_change_nothing(nodes: Nodes) -> None:
+    """A fresh access token of the same principal, and a client's own error, leave the connection as it is."""
+    with plain(nodes.url, {"Authorization": "Bearer one"}) as peer:
+        peer.hello()
+        peer.frame("auth", access_token="two")
+        peer.frame("error", code="my_trouble", hint="nothing of yours")
+        peer.round_trip()
+
+
+# -- leaving (section 7) -----------------------------------------------------------------------------------------------
+
+
+def test_drain(nodes: Nodes) -> None:
+    """A drained node asks its clients to leave, takes nobody in, acks what it read, closes 1012, and ends with 0."""
+    node, name = nodes.cluster.nodes[2], nodes.stream()
+    try:
+        with plain(nodes.other) as stays, plain(nodes.other) as leaves, plain(nodes.reference) as there:
+            stays.hello(streams=follow(name))
+            welcome = leaves.hello()
+            node.drain(wait=False)
+            assert 0 < stays.wait("drain")["within"] <= DRAIN
+            leaves.wait("drain")
+            with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+                PlainPeer(nodes.other)
+            assert refused.value.status_code == 503
+            assert int(refused.value.resp_headers["retry-after"]) >= 0
+            assert ask(nodes.other + "healthz")[0] == 503
+            assert there.resume(leaves, welcome)["verdict"] == "resumed"
+            assert leaves.wait_closed().code == 4409
+            stays.send(name, 1, "still")
+            assert stays.take(1) == ["still"]
+            stays.wait_ack(name, 1)
+            assert stays.wait_closed().code == 1012
+        assert node.child.wait(30.0) == 0
+    finally:
+        node.restart()
+    assert ask(nodes.other + "healthz")[0] == 200
