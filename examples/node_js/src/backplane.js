@@ -12,6 +12,7 @@ const BUCKETS = 16;
 const FENCES = 'resilient:fence';
 const INCARNATION = 'resilient:{meta}:incarnation';
 const INCARNATION_AGE = 1000;
+const DEAD = 10;
 
 function bucketPrefix(session) {
   const bucket = Number.parseInt(session.slice(0, 2), 16) % BUCKETS;
@@ -208,8 +209,10 @@ export class Backplane {
     return this.script('read', streamKeys(stream), [epoch, after, crc, messages, bytes]);
   }
 
-  /** Move the clock of every bucket forward and remove what expired long ago. */
+  /** Move the clock of every bucket forward, remove what expired long ago, and give up connections on which nothing comes any more. */
   async tick() {
+    if (this.silence() > DEAD && this.redis.status === 'ready') this.redis.disconnect(true);
+    this.hints.check();
     const steps = Array.from({ length: BUCKETS }, (_, bucket) => {
       const prefix = bucketPrefix(bucket.toString(16).padStart(2, '0'));
       return this.script('tick', [`${prefix}clock`, `${prefix}index`], [prefix]);
@@ -239,6 +242,7 @@ class Hints {
     this.redis = new Redis(options);
     this.wakes = new Map();
     this.onFence = () => {};
+    this.asked = null;
     this.redis.on('error', (error) => log(`the store's channels: ${error.message}`));
     this.redis.on('ready', () => this.subscribe([FENCES, ...[...this.wakes.keys()].map(wakeChannel)]));
     this.redis.on('message', (channel, message) => this.came(channel, message));
@@ -250,6 +254,20 @@ class Hints {
 
   close() {
     this.redis.disconnect();
+  }
+
+  /** Ask whether the connection still lives, since nothing else is written on it. */
+  check() {
+    if (this.redis.status !== 'ready') return;
+    const now = performance.now() / 1000;
+    this.asked ??= this.ask(now);
+    if (now - this.asked > DEAD) this.redis.disconnect(true);
+  }
+
+  ask(now) {
+    const done = () => { this.asked = null; };
+    this.redis.ping().then(done, done);
+    return now;
   }
 
   /** Subscribe; once it is confirmed every stream among the channels counts as woken. */

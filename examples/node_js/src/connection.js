@@ -16,7 +16,7 @@ export class Connection {
     this.isTurnDue = false;
     this.isBlocked = false;
     this.session = new Session(node.config, node.tokens, this.io());
-    socket.on('message', (data, isBinary) => this.session.receive(data, isBinary));
+    socket.on('message', (data, isBinary) => this.tell((session) => session.receive(data, isBinary)));
     socket.on('ping', () => this.session.lifeSign(true));
     socket.on('pong', () => this.session.lifeSign(false));
     socket.on('error', (error) => node.log(`a connection: ${error.code ?? error.message}`));
@@ -39,6 +39,15 @@ export class Connection {
     };
   }
 
+  /** Give the core an input. A fault in it is the end of this connection, not of the node. */
+  tell(input) {
+    try {
+      input(this.session);
+    } catch (error) {
+      this.broken(error);
+    }
+  }
+
   /** Our own fault: this connection ends, the client resumes on another. */
   broken(error) {
     this.node.log(`a fault in a session: ${error.stack}`);
@@ -51,16 +60,12 @@ export class Connection {
     this.isTurnDue = true;
     setImmediate(() => {
       this.isTurnDue = false;
-      try {
-        this.session.turn();
-      } catch (error) {
-        this.broken(error);
-      }
+      this.tell((session) => session.turn());
     });
   }
 
   woken(stream) {
-    this.session.woken(stream);
+    this.tell((session) => session.woken(stream));
   }
 
   /** Write; where the peer does not read, the core is told to hold back until the buffer is empty again. */

@@ -16,6 +16,7 @@ export function makeServer(node) {
   const sockets = new WebSocketServer({ noServer: true, perMessageDeflate: false, maxPayload: largestMessage(config.maxMessage),
     handleProtocols: () => SUBPROTOCOL });
   sockets.on('headers', (headers) => headers.push(`Resilient-Node: ${config.name}`));
+  sockets.on('wsClientError', (error, socket) => refuse(node, socket, 400, error.message, {}));
   const server = createServer((request, response) => {
     response.setHeader('Resilient-Node', config.name);
     answer(node, request, response).catch((error) => {

@@ -23,7 +23,7 @@ export class ResilientNode {
     Object.assign(this, { config, log });
     this.tokens = new Tokens(keys);
     this.backplane = new Backplane(config, log);
-    this.backplane.hints.onFence = (session, fence) => this.each((connection) => connection.session.raised(session, fence));
+    this.backplane.hints.onFence = (session, fence) => this.each((core) => core.raised(session, fence));
     this.connections = new Set();
     this.isDraining = false;
     this.server = makeServer(this);
@@ -52,13 +52,14 @@ export class ResilientNode {
     }
   }
 
-  each(action) {
-    for (const connection of [...this.connections]) action(connection);
+  /** Give an input to the core of every connection. */
+  each(input) {
+    for (const connection of [...this.connections]) connection.tell(input);
   }
 
   look() {
     const isSilent = this.isStoreSilent();
-    this.each(({ session }) => (isSilent ? session.storeSilent() : session.tick()));
+    this.each((core) => (isSilent ? core.storeSilent() : core.tick()));
   }
 
   isStoreSilent() {
@@ -77,7 +78,7 @@ export class ResilientNode {
   accept(socket) {
     const connection = new Connection(socket, this);
     this.connections.add(connection);
-    if (this.isDraining) connection.session.drain(this.advice());
+    if (this.isDraining) connection.tell((core) => core.drain(this.advice()));
   }
 
   left(connection) {
@@ -87,9 +88,9 @@ export class ResilientNode {
   /** Ask the clients to leave, then commit and ack what was read, and close. Resolves when nobody is left or the time is over. */
   async drain() {
     this.isDraining = true;
-    this.each(({ session }) => session.drain(this.advice()));
+    this.each((core) => core.drain(this.advice()));
     await this.empty(this.config.drain * 1000);
-    this.each(({ session }) => session.leave());
+    this.each((core) => core.leave());
     await this.empty(LAST_STEPS);
   }
 
@@ -105,7 +106,7 @@ export class ResilientNode {
 
   close() {
     this.timers?.forEach(clearInterval);
-    this.each(({ socket }) => socket.terminate());
+    for (const { socket } of this.connections) socket.terminate();
     this.server.close();
     this.server.closeAllConnections();
     this.backplane.close();

@@ -154,6 +154,7 @@ export class Reading {
   deliver(subscription, entries) {
     const out = new Frames(this.session, subscription);
     for (const { offset, text, payload } of entries) {
+      if (offset <= subscription.position) continue;
       if (payload.length > this.session.clientMaxMessage) {
         out.tooLarge(offset);
       } else if (this.free('messages') < 1 || this.free('bytes') < payload.length) {
@@ -194,7 +195,14 @@ export class Reading {
     if (offset > subscription.position && !subscription.isOfHello) throw new ProtocolError('an ack is above what this connection was given');
     subscription.acked = offset;
     if (offset > subscription.last) this.lookAtEnd(subscription);
-    else if (stream === '~') this.session.trim(epoch, offset);
+    else this.settle(subscription);
+  }
+
+  /** An ack that the log's end covers. What the old connection delivered beyond our position is not given again. */
+  settle(subscription) {
+    const { stream, epoch, acked, position } = subscription;
+    if (acked > position) subscription.pass(acked, '');
+    if (stream === '~') this.session.trim(epoch, acked);
   }
 
   /** An ack is above the log's end as we know it: ask for the end, which takes no credit. */
@@ -204,7 +212,7 @@ export class Reading {
     this.session.call('read', args, (slice) => {
       if (!this.isPresent(subscription) || slice.epoch !== subscription.epoch) return;
       subscription.last = Math.max(subscription.last, slice.last);
-      if (this.ackHolds(subscription) && stream === '~') this.session.trim(epoch, subscription.acked);
+      if (this.ackHolds(subscription)) this.settle(subscription);
     });
   }
 

@@ -11,6 +11,7 @@ const HIGH_MESSAGES = 4096;
 const HIGH_BYTES = 4 * 1048576;
 const ENTRY_COST = 64;
 const MOST_MARKS = 8192;
+const MOST_LANES = 16384;
 
 const markOf = (lanes) => lanes.map((lane) => [lane.producer, lane.stream, lane.committed]);
 
@@ -73,6 +74,7 @@ export class Sending {
   receive(frame) {
     if (frame.producer >= this.session.producers.length) throw new ProtocolError("'p' names a producer that the hello does not list");
     if (frame.stream.startsWith('~') && frame.stream !== '~') throw new ProtocolError("of the names that begin with '~' only '~' alone may be said");
+    if (this.lanes.size >= MOST_LANES) return this.session.shut(4429, 'data for too many streams on one connection');
     const lane = this.lane(frame.producer, frame.stream);
     const refusal = this.session.policy.publish(frame.stream);
     frame.payloads.forEach((payload, i) => {
@@ -82,6 +84,7 @@ export class Sending {
     });
     lane.received = Math.max(lane.received, frame.first + frame.payloads.length - 1);
     this.ready.add(lane);
+    return undefined;
   }
 
   entry(frame, payload, refusal) {

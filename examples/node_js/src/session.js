@@ -185,7 +185,7 @@ export class Session {
       case 'ping': return this.answerPing(frame);
       case 'pong': return this.marks(frame);
       case 'auth': return this.authenticate(frame);
-      case 'error': return this.io.log(`the client says: ${frame.code}`);
+      case 'error': return this.io.log('a client reports an error');
       default: return this.farewell();
     }
   }

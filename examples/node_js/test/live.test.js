@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { crc32 } from 'node:zlib';
-import { Client, hex, NodeProcess, runNode, sleep, Store, until } from './cluster.js';
+import { Client, hex, NodeProcess, runNode, sleep, Store, until } from '../testbed/cluster.js';
 
 let store;
 let one;

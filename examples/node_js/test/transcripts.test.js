@@ -4,8 +4,8 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { readMessage, writeMessage } from '../src/codec.js';
-import { bytesOf, Player } from './player.js';
-import { SCENARIOS } from './scenarios.js';
+import { bytesOf, Player } from '../testbed/player.js';
+import { SCENARIOS } from '../testbed/scenarios.js';
 
 const FOLDER = new URL('../../../docs/transcripts/', import.meta.url);
 const NAMES = readdirSync(FOLDER).filter((name) => name.endsWith('.jsonl')).map((name) => name.slice(0, -'.jsonl'.length));
