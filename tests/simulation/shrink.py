@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
+from tests.simulation.application import Plan
 from tests.simulation.schedule import Schedule
 from tests.simulation.script import Script
 
@@ -65,11 +66,9 @@ def _shorter(script: Script) -> Iterator[Script]:
 
 def pasted(script: Script, violations: list[str]) -> str:
     """Return a test of this script, for tests/test_simulation_regressions.py."""
-    devices = "".join(f"            ({number}, {plan!r}),\n" for number, plan in script.devices)
+    devices = "".join(f"            ({number}, {_written(plan)}),\n" for number, plan in script.devices)
     faults = "".join(f"            {fault!r},\n" for fault in script.faults)
-    for role in ("candidate", "standby", "successor"):
-        devices = devices.replace(f"<Role.{role.upper()}: '{role}'>", f"Role.{role.upper()}")
-    what = violations[0].replace('"', "'")[:150] if violations else "nothing any more"
+    what = violations[0].replace('"', "'")[:80] if violations else "nothing any more"
     return (
         f"def test_seed_{script.seed}() -> None:\n"
         f'    """It broke: {what}"""\n'
@@ -80,3 +79,23 @@ def pasted(script: Script, violations: list[str]) -> str:
         "    )  # fmt: skip\n"
         "    assert not Schedule(script).run().violations\n"
     )
+
+
+def _written(plan: Plan) -> str:
+    """Return a plan as source, without what has its default."""
+    given = {
+        field.name: getattr(plan, field.name)
+        for field in attrs.fields(Plan)
+        if getattr(plan, field.name) != field.default
+    }
+    if "roles" in given:
+        roles = ", ".join(sorted(f"Role.{role.name}" for role in given["roles"]))
+        given["roles"] = _Source(f"frozenset({{{roles}}})")
+    return f"Plan({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+
+class _Source(str):
+    """Text that stands for itself."""
+
+    def __repr__(self) -> str:
+        return str(self)
