@@ -58,7 +58,7 @@ SKIPS_A_MESSAGE = """
 answer = Reader.answer
 def skipping(self, held, facts):
     found = answer(self, held, facts)
-    self.offset += 1
+    self.offset += facts.last > self.offset
     return found
 Reader.answer = skipping
 """
@@ -75,7 +75,7 @@ host.Host.drain = drain
 TIMEOUT = "did not come in time"
 FAULTS: dict[str, tuple[str, Any, tuple[Any, ...], str]] = {
     "forgets producers": (FORGETS_PRODUCERS, sending.test_resent_messages_are_stored_once, (), "'one' != 'four'"),
-    "acks too much": (ACKS_TOO_MUCH, sending.test_payloads_come_back_as_they_went, (), "an ack of what was never written"),
+    "acks too much": (ACKS_TOO_MUCH, sending.test_payloads_come_back_as_they_went, (), "an ack of what was never"),
     "ignores credit": (IGNORES_CREDIT, reading.test_credit_bounds_messages, (), "more than the credit allows"),
     "takes any token": (TAKES_ANY_TOKEN, sessions.test_wrong_token, (), TIMEOUT),
     "takes late hellos": (TAKES_LATE_HELLOS, sessions.test_late_hello_is_refused, (), TIMEOUT),
