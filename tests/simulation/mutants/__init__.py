@@ -7,7 +7,8 @@ A simulation that does not find them proves nothing. The seeds that are known to
 
 from __future__ import annotations
 
-from tests.simulation.mutants import client, node, store
+from tests.simulation.mutants import arrivals, client, journal, node, reading, store
 from tests.simulation.mutants.mutant import Mutant
 
-MUTANTS: dict[str, Mutant] = {**client.MUTANTS, **node.MUTANTS, **store.MUTANTS}
+MODULES = (client, arrivals, journal, node, reading, store)
+MUTANTS: dict[str, Mutant] = {name: mutant for module in MODULES for name, mutant in module.MUTANTS.items()}

@@ -1,4 +1,4 @@
-"""Planted defects of a node: what it says, when it reads and acks, what it concludes."""
+"""Planted defects of a node: sessions, hellos, appends, liveness. What it reads is in ``reading.py``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Any
 
 import attrs
 
-from resilient_ws.frames import Ack, Held
+from resilient_ws.frames import Ack, SeqMark
+from server_fixture import actions, entering, session
+from server_fixture.actions import Outlet
 from server_fixture.appending import Appending
-from server_fixture.backplane import Appended, ProducerState
+from server_fixture.backplane import Append, Appended, EnterSession, Fence, ProducerState, SessionEntered
 from server_fixture.entering import Entering
 from server_fixture.reading import Reader, Reading
 from server_fixture.session import ServerSession
@@ -57,22 +59,80 @@ def _committed_ahead(original: Any) -> Any:
     return settle
 
 
-def _no_gap(original: Any) -> Any:
-    def settle(self: Reader, held: Held | None, facts: Any) -> Any:
-        gap = original(self, held, facts)
-        return None if gap is not None and gap.reason == "trimmed" else gap
-
-    return settle
+def _keeps_its_sessions(original: Any) -> Any:
+    return lambda self, now: None
 
 
-def _epoch_not_compared(original: Any) -> Any:
-    def settle(self: Reader, held: Held | None, facts: Any) -> Any:
-        if held is not None and held.epoch != facts.epoch:
-            self.epoch, self.end, self.offset, self.crc = facts.epoch, facts.last, held.offset, None
-            return None
-        return original(self, held, facts)
+def _unknown_append_is_ok(original: Any) -> Any:
+    def call(self: Outlet, request: Any, then: Any, **how: Any) -> None:
+        if isinstance(request, Append):
+            last = request.first + len(request.entries) - 1
+            how["failed"] = lambda: then(Appended(seq=last))
+        original(self, request, then, **how)
 
-    return settle
+    return call
+
+
+def _unreachable_is_new(original: Any) -> Any:
+    def call(self: Outlet, request: Any, then: Any, **how: Any) -> None:
+        if isinstance(request, EnterSession):
+            fence = Fence(1, request.instance, request.attempt)
+            how["failed"] = lambda: then(
+                SessionEntered(
+                    session=request.new_session, fence=fence, verdict="new", reason="unknown", incarnation="0" * 32
+                )
+            )
+        original(self, request, then, **how)
+
+    return call
+
+
+def _ack_overtakes_reject(original: Any) -> Any:
+    def appended(self: Appending, lane: Any, last: int, answer: Appended) -> None:
+        self._outlet.send(Ack(committed=(SeqMark(lane.index, lane.wire, max(lane.committed, last)),)))
+        original(self, lane, last, answer)
+
+    return appended
+
+
+def _no_instance(original: Any) -> Any:
+    return lambda instance: "superseded"
+
+
+def _spare_enters(original: Any) -> Any:
+    def stand(self: ServerSession, hello: Any) -> None:
+        original(self, hello)
+        claim = entering.claim_of(self._settings, hello)
+        if claim is not None:
+            request = EnterSession(
+                session=claim.session,
+                presented=claim.generation,
+                new_session=f"{claim.session[:2]}{self._rng.getrandbits(128):032x}",
+                instance=hello.instance,
+                attempt=hello.attempt,
+                principal=self._gate.principal,
+                ttl=self._settings.ttl,
+            )
+            self._outlet.call(request, self._ignored, failed=lambda: None)
+
+    return stand
+
+
+def _refused_stream_fails_hello(original: Any) -> Any:
+    def plan(self: Entering, entered: Any) -> None:
+        original(self, entered)
+        if self._answers:
+            self._outlet.close(1012, "a stream of this hello is refused")
+
+    return plan
+
+
+def _patient(original: Any) -> Any:
+    def quiet(self: ServerSession) -> None:
+        self._heard_at = max(self._heard_at, self._now - self._settings.keepalive_interval)
+        original(self)
+
+    return quiet
 
 
 def _server_marks_missing(original: Any) -> Any:
@@ -107,11 +167,18 @@ node_without_ids = together(
 
 MUTANTS = {
     "no_refresh": Mutant("1", "idle", replaced(ServerSession, "_refresh", _no_refresh)),
+    "no_refresh_giveup": Mutant("1", "node", replaced(ServerSession, "store_silent", _keeps_its_sessions)),
     "ack_before_append": Mutant("2", "store", replaced(Appending, "_append", _ack_before_append)),
+    "unknown_append_is_ok": Mutant("2", "store", replaced(Outlet, "call", _unknown_append_is_ok)),
     "no_reject": Mutant("2", "usual", replaced(Appending, "_appended", _no_reject)),
     "reject_not_in_welcome": Mutant("2", "store", replaced(Entering, "_settle", _reject_not_in_welcome)),
+    "ack_overtakes_reject": Mutant("2", "usual", replaced(Appending, "_appended", _ack_overtakes_reject)),
     "committed_ahead": Mutant("2", "store", replaced(Entering, "_settle", _committed_ahead)),
-    "no_gap": Mutant("7", "epoch", replaced(Reader, "settle", _no_gap)),
-    "epoch_not_compared": Mutant("8", "epoch", replaced(Reader, "settle", _epoch_not_compared)),
+    "no_instance_in_4409": Mutant("4", "drain", together(
+        replaced(actions, "superseded_by", _no_instance), replaced(session, "superseded_by", _no_instance))),
+    "spare_raises_the_fence": Mutant("6", "drain", replaced(ServerSession, "_stand", _spare_enters)),
+    "unreachable_is_new": Mutant("12", "store", replaced(Outlet, "call", _unreachable_is_new)),
+    "refused_stream_fails_hello": Mutant("14", "usual", replaced(Entering, "_plan", _refused_stream_fails_hello)),
     "server_ping_marks": Mutant("ping", "swallow", replaced(Appending, "marks", _server_marks_missing)),
-}
+    "no_node_deadline": Mutant("liveness", "usual", replaced(ServerSession, "_quiet", _patient)),
+}  # fmt: skip
