@@ -107,7 +107,7 @@ def _trim_when_sent(original: Any) -> Any:
     return write
 
 
-def _patch_hello_stream(make: Callable[[Any], Any]) -> Callable[[], Any]:
+def patch_hello_stream(make: Callable[[Any], Any]) -> Callable[[], Any]:
     """``hello_stream`` is a function of two modules."""
 
     @contextmanager
@@ -128,10 +128,10 @@ MUTANTS = {
         losing.AFTER_LOSS, {losing.Treatment.SUPERSEDED: _own_4409_ends(None)})),
     "client_no_dedupe": Mutant("7", "drain", replaced(Arrivals, "data", _client_no_dedupe)),
     "client_accepts_hole": Mutant("7", "swallow", replaced(Arrivals, "data", _client_accepts_hole)),
-    "now_again": Mutant("7", "usual", _patch_hello_stream(_now_again)),
+    "now_again": Mutant("7", "usual", patch_hello_stream(_now_again)),
     "no_credit": Mutant("9", "usual", replaced(Conversation, "marks", _no_credit)),
     "no_acks": Mutant("9", "usual", replaced(Arrivals, "acks", _no_acks)),
-    "zero_is_absent": Mutant("10", "usual", _patch_hello_stream(_zero_is_absent)),
+    "zero_is_absent": Mutant("10", "usual", patch_hello_stream(_zero_is_absent)),
     "client_ping_marks": Mutant("ping", "swallow", replaced(hearing, "is_missing", _marks_ignored)),
     "no_client_deadline": Mutant("liveness", "usual", replaced(hearing, "_liveness", _patient)),
 }  # fmt: skip

@@ -1,0 +1,144 @@
+"""
+Planted defects of the journal, and of the numbering that outlives a session or a process.
+
+Caught elsewhere: a session that takes every foreign 4409 for the end is ``journal_forgets_instances`` in ``combined.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+from resilient_ws import frames, hearing
+from resilient_ws.conversation import Conversation
+from resilient_ws.frames import size_of
+from resilient_ws.outbox import Unacked
+from resilient_ws.session import Session
+from resilient_ws.subscription import Subscription
+from tests.simulation import journal
+from tests.simulation.devices import Device
+from tests.simulation.journal import Restored, Sent
+from tests.simulation.mutants.mutant import Mutant, replaced, together
+
+
+def _seq_per_session() -> Any:
+    """A new session begins at seq 1 again, under the producer that the streams know."""
+    original = hearing.HANDLERS[frames.Welcome]
+
+    def on_welcome(core: Conversation, connection: Any, welcome: frames.Welcome, now: float) -> None:
+        original(core, connection, welcome, now)
+        if welcome.verdict == "new" and connection.hello.session is not None:
+            for lane in core.outbox._lanes.values():
+                lane.first, lane.next = 1, 1 + len(lane)
+                lane.written = lane.acked = 0
+            connection.cursors.clear()
+
+    return patch.dict(hearing.HANDLERS, {frames.Welcome: on_welcome})
+
+
+def _continues_producer(original: Any) -> Any:
+    """What is new goes on under the producer of the last life, from the seq on that the journal knows."""
+
+    def restore(session: Session, restored: Restored) -> None:
+        original(session, restored)
+        outbox = session._core.outbox
+        known = dict.fromkeys([*restored.acked, *restored.unacked])
+        for producer, stream in known:
+            if outbox.lane(producer, stream) is None:
+                outbox.restore(producer, stream, restored.acked.get((producer, stream), 0) + 1, [])
+        if known:
+            outbox.producer = next(reversed(known))[0]
+
+    return restore
+
+
+def _renumbers(original: Any) -> Any:
+    """What was kept is sent under the new life's producer."""
+
+    def restore(session: Session, restored: Restored) -> None:
+        outbox = session._core.outbox
+        kept, restored.unacked = restored.unacked, {}
+        for (_, stream), sent in kept.items():
+            for one in sent:
+                seq = outbox.accept(stream, one.payload.decode(), size_of(one.payload))
+                again = Sent(outbox.producer, stream, seq, one.payload)
+                restored.unacked.setdefault((outbox.producer, stream), []).append(again)
+        found, restored.unacked = restored.unacked, {}
+        original(session, restored)
+        restored.unacked = found
+
+    return restore
+
+
+def _ready_before_disk(original: Any) -> Any:
+    """A token is written like anything else, and ``ready`` does not wait for the disk."""
+
+    def written_down(self: Device, actions: list[Any]) -> list[Any]:
+        assert self.journal is not None
+        self._write_marks()
+        identity = self.session._core.identity
+        if identity is not None and identity.generation != self._generation:
+            self._generation = identity.generation
+            self.journal.write(identity)
+        return actions
+
+    return written_down
+
+
+def _taken_is_handled(original: Any) -> Any:
+    """What the user took counts as handled at once: the position covers what is in hand."""
+
+    def taken(self: Subscription, receiver: int, epoch: str, first: int, last: int) -> None:
+        original(self, receiver, epoch, first, last)
+        self.acked = self.passed
+
+    return taken
+
+
+def _all_at_once(original: Any) -> Any:
+    """Every lane may be written, whoever's it is."""
+    return lambda self: iter(list(self._busy.values()))
+
+
+def _new_producer(original: Any) -> Any:
+    """Every hello names a new producer, under which what is unacked is sent again."""
+
+    def hello(self: Conversation, connection: Any, now: float, *, standby: bool = False) -> None:
+        if not standby:
+            _rename(self.outbox, f"{self.outbox.producer[:24]}{self.attempts:08x}")
+        original(self, connection, now, standby=standby)
+
+    return hello
+
+
+def _rename(outbox: Unacked, producer: str) -> None:
+    for name in ("_lanes", "_busy"):
+        lanes = getattr(outbox, name)
+        renamed = {(producer, stream) if own == outbox.producer else (own, stream): lane
+                   for (own, stream), lane in lanes.items()}  # fmt: skip
+        lanes.clear()
+        lanes.update(renamed)
+    for lane in outbox._lanes.values():
+        lane.producer = producer if lane.producer == outbox.producer else lane.producer
+    outbox.producer = producer
+
+
+def _outcome_of_any(original: Any) -> Any:
+    """The application still asks under the producer that ``send()`` told it."""
+
+    def outcome(self: Unacked, producer: str, stream: str, seq: int) -> Any:
+        return original(self, producer if (producer, stream) in self._lanes else self.producer, stream, seq)
+
+    return outcome
+
+
+MUTANTS = {
+    "seq_per_session": Mutant("2, 15", "pair", _seq_per_session),
+    "journal_continues_producer": Mutant("2", "journal", replaced(journal, "restore", _continues_producer)),
+    "journal_renumbers": Mutant("2", "journal", replaced(journal, "restore", _renumbers)),
+    "ready_before_disk": Mutant("5, 16", "journal", replaced(Device, "_written_down", _ready_before_disk)),
+    "taken_is_handled": Mutant("9, 16", "journal", replaced(Subscription, "taken", _taken_is_handled)),
+    "later_producer_not_waiting": Mutant("11", "journal", replaced(Unacked, "writable", _all_at_once)),
+    "producer_per_connection": Mutant("2, 11", "store", together(
+        replaced(Conversation, "hello", _new_producer), replaced(Unacked, "outcome", _outcome_of_any))),
+}  # fmt: skip
