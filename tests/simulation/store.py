@@ -18,12 +18,15 @@ from server_fixture.backplane import (
     Append,
     Appended,
     BackplaneError,
+    Confirm,
     Done,
+    EndSession,
     EnterSession,
     EnterStream,
     Entry,
     Fence,
     Publish,
+    Refresh,
     Request,
     SessionEntered,
     StreamEntered,
@@ -57,6 +60,8 @@ class Record:
     gone: dict[tuple[str, str], set[int]] = attrs.field(factory=dict)
     _seqs: dict[tuple[str, str], int] = attrs.field(factory=dict)
     _fences: dict[tuple[str, str], Fence] = attrs.field(factory=dict)
+    _attempts: dict[tuple[str, str], int] = attrs.field(factory=dict)
+    _confirmed: dict[str, int] = attrs.field(factory=dict)
 
     def appended(self, stream: str, epoch: str, entry: Entry) -> None:
         where = (stream, epoch)
@@ -85,9 +90,26 @@ class Record:
             raise Broken(f"S6 {slot}: accepted under {fence} after {newest}")
         self._fences[slot, session] = fence
 
-    def forget_fences(self, session: str | None = None) -> None:
-        """The store forgot who owned what."""
-        self._fences = {} if session is None else {k: f for k, f in self._fences.items() if k[1] != session}
+    def check_hello(self, asked: EnterSession, answer: SessionEntered) -> None:
+        """S6: no hello is accepted after a newer one of its instance. S9: nor one whose token gave way to a newer."""
+        newest = self._attempts.get((asked.session or "", asked.instance), 0)
+        if asked.attempt <= newest and answer.reason != "unknown":
+            raise Broken(f"S6 {asked.session}: hello {asked.attempt} of {asked.instance} was accepted after {newest}")
+        confirmed = self._confirmed.get(answer.session, 0)
+        if asked.presented is not None and asked.presented < confirmed:
+            raise Broken(f"S9 {asked.session}: resumed by token {asked.presented} after {confirmed} was confirmed")
+        for session in {asked.session or "", answer.session} - {""}:
+            self._attempts[session, asked.instance] = asked.attempt
+
+    def confirmed(self, session: str, generation: int) -> None:
+        """A ready was accepted."""
+        self._confirmed[session] = max(self._confirmed.get(session, 0), generation)
+
+    def forget_session(self, session: str | None = None) -> None:
+        """The store forgot who owned a session, or every one."""
+        self._fences = {key: kept for key, kept in self._fences.items() if session not in (None, key[1])}
+        self._attempts = {key: kept for key, kept in self._attempts.items() if session not in (None, key[0])}
+        self._confirmed = {key: kept for key, kept in self._confirmed.items() if session not in (None, key)}
 
 
 class Store:
@@ -170,12 +192,19 @@ class Store:
             self._stored(request, before)
         elif isinstance(request, EnterStream) and isinstance(answer, StreamEntered):
             self.record.check_fence(request.stream, request.session, request.fence)
-        elif isinstance(request, TrimPrivate) and isinstance(answer, Done):
-            self.record.check_fence("session", request.session, request.fence)
-        elif isinstance(answer, SessionEntered):
-            assert isinstance(request, EnterSession)
-            self._entered(answer)
+        elif isinstance(answer, (Done, SessionEntered)):
+            self._owned(request, answer)
         return answer
+
+    def _owned(self, request: Request, answer: Done | SessionEntered) -> None:
+        """Check a step in the slot of a session that was not refused."""
+        if isinstance(request, (Refresh, TrimPrivate, EndSession)):
+            self.record.check_fence("session", request.session, request.fence)
+        elif isinstance(request, Confirm):
+            self.record.confirmed(request.session, request.generation)
+        elif isinstance(request, EnterSession) and isinstance(answer, SessionEntered):
+            self.record.check_hello(request, answer)
+            self._entered(answer)
 
     def _stored(self, request: Append | Publish, before: int) -> None:
         """Record what is new; what retention took at once was stored too."""
@@ -215,7 +244,7 @@ class Store:
     def lose_session(self, session: str, steps: int | None) -> None:
         """Forget a session, or its last hellos."""
         self.memory.lose_session(session, steps)
-        self.record.forget_fences(session)
+        self.record.forget_session(session)
 
     def lose_all(self) -> None:
         """Come back empty."""
@@ -224,7 +253,7 @@ class Store:
             if slot is not None:
                 self.record.rolled_back(stream, slot.epoch, list(slot.log))
         self.memory.lose_all()
-        self.record.forget_fences()
+        self.record.forget_session()
 
     def fail_over(self) -> None:
         """Go on with what survived, under new epochs, in which it can be read too."""
