@@ -89,14 +89,16 @@ def check(history: collections.abc.Iterable[h.Op]) -> Verdict:
 @attrs.define
 class _Outbound:
     """
-    What the logs prove of every send: where it certainly is, where something like it was seen, and from which seq on
-    all is retained.
+    What the logs prove of every send: where it certainly is (and so where those before and after it must be), and where
+    something like it was seen.
     """
 
     evidence: Evidence
     present: set[Key] = attrs.field(factory=set)
     glimpsed: set[tuple[str, str]] = attrs.field(factory=set)
-    lowest: dict[tuple[str, str], int] = attrs.field(factory=dict)
+    places: dict[tuple[str, str, str], list[tuple[int, int]]] = attrs.field(
+        factory=lambda: collections.defaultdict(list)
+    )
 
     @property
     def _findings(self) -> Findings:
@@ -106,10 +108,11 @@ class _Outbound:
         """
         Judge every log, then every receipt and publish against the logs.
         """
-        for stream, logs in self.evidence.logs.items():
+        for logs in self.evidence.logs.values():
             for log in logs.values():
-                self._judge_log(log, is_final=log.epoch == self.evidence.final_epoch[stream])
+                self._judge_log(log)
                 self._judge_published(log)
+                self._judge_sightings(log)
         for key, payloads in self.evidence.sends.items():
             if len(payloads) > 1:
                 self._find("duplicated", key, f"seq {key[2]} was given to {len(payloads)} different messages")
@@ -125,7 +128,7 @@ class _Outbound:
         what = f"producer {producer!r}: {what}"
         self._findings.add(kind, stream, what, process=process, span=(seq, seq), time=time)
 
-    def _judge_log(self, log: Log, is_final: bool) -> None:
+    def _judge_log(self, log: Log) -> None:
         highest: dict[str, int] = {}
         seen: dict[Key, int] = {}
         for effect in (*self._recovered(log), *map(log.held.__getitem__, log.offsets)):
@@ -143,27 +146,44 @@ class _Outbound:
                 self._find("reordered", key, f"seq {effect.seq} is at offset {effect.offset}, behind seq {behind}")
             seen.setdefault(key, effect.offset)
             highest[effect.producer] = max(effect.seq, highest.get(effect.producer, 0))
-            if is_final and effect.offset in log.held:
-                pair = (effect.producer, log.stream)
-                self.lowest[pair] = min(effect.seq, self.lowest.get(pair, effect.seq))
+            self.places[effect.producer, log.stream, log.epoch].append((effect.seq, effect.offset))
         self.present.update(seen)
 
     def _recovered(self, log: Log) -> collections.abc.Iterator[h.Effect]:
         """
-        Yield the messages that only deliveries prove, with the one send that they can be; note those that could be
-        several.
+        Yield the messages that only sightings prove, with the one send that they can be; note those that could be
+        several. What was seen of a log that was cut and grew again proves nothing.
         """
-        for offset in sorted(log.observed):
-            payload = log.observed[offset]
-            origins = self.evidence.origins.get((log.stream, payload), set())
-            if not origins:
-                what = f"offset {offset} was delivered as {payload}: nobody sent or published that"
-                self._findings.add("phantom", log.stream, what, epoch=log.epoch, span=(offset, offset))
-            identity = next(iter(origins)) if len(origins) == 1 else None
+        for offset, payloads in log.sightings():
+            origins = {
+                origin for payload in payloads for origin in self.evidence.origins.get((log.stream, payload), ())
+            }
+            identity = next(iter(origins)) if len(origins) == len(payloads) == 1 and not log.rewritten else None
             if identity is None:
-                self.glimpsed.add((log.stream, payload))
+                self.glimpsed.update((log.stream, payload) for payload in payloads)
             else:
-                yield h.Effect(offset, payload, *identity)
+                yield h.Effect(offset, next(iter(payloads)), *identity)
+
+    def _judge_sightings(self, log: Log) -> None:
+        """
+        Judge what cannot be read any more: one offset has one message, and a payload is at no more offsets than it was
+        sent and published.
+        """
+        sightings = [] if log.rewritten else list(log.sightings())
+        places = collections.Counter(effect.payload for effect in log.held.values())
+        for offset, payloads in sightings:
+            if len(payloads) > 1:
+                what = f"offset {offset} was seen as {' and '.join(sorted(payloads))}"
+                self._findings.add("phantom", log.stream, what, epoch=log.epoch, span=(offset, offset))
+            else:
+                places.update(payloads)
+        for payload in sorted({payload for _, payloads in sightings if len(payloads) == 1 for payload in payloads}):
+            origins = self.evidence.origins.get((log.stream, payload), set())
+            published = [op for op in self.evidence.publishes.get(log.stream, ()) if op.payload == payload]
+            asked = len(origins - {None}) + len(published)
+            if asked < places[payload] and (len(origins) > 1 or None in origins):
+                what = f"{places[payload]} offsets hold {payload}, which was sent and published {asked} times"
+                self._findings.add("duplicated", log.stream, what, epoch=log.epoch, span=(offset, offset))
 
     def _judge_receipts(self, key: Key, outcomes: dict[str, h.Receipt]) -> None:
         any_receipt = next(iter(outcomes.values()))
@@ -180,7 +200,8 @@ class _Outbound:
 
     def _may_be_gone(self, key: Key, receipt: h.Receipt) -> bool:
         """
-        Tell whether a committed message is there, or is missing for a reason that is not the library's.
+        Tell whether a committed message is there, or is missing for a reason that is not the library's: the
+        loss was told, or retention may have taken it.
         """
         producer, stream, seq = key
         if key in self.present or any((stream, payload) in self.glimpsed for payload in self.evidence.sends[key]):
@@ -189,10 +210,17 @@ class _Outbound:
             return True
         if receipt.time <= self.evidence.forgiven_until.get(stream, -math.inf):
             return True
-        if seq > self.lowest.get((producer, stream), seq):
-            return False  # an earlier one of its producer is retained: retention cannot have taken this one
         logs = self.evidence.logs[stream]
-        return len(logs) > 1 or not logs[self.evidence.final_epoch[stream]].is_prefix_known()
+        final = self.evidence.final_epoch[stream]
+        if any(other < seq for other, _ in self.places[producer, stream, final]):
+            return self._has_room(logs[final], key)  # what comes after an earlier one is in no earlier epoch
+        return any(self._has_room(log, key) for log in logs.values())
+
+    def _has_room(self, log: Log, key: Key) -> bool:
+        producer, stream, seq = key
+        places = self.places[producer, stream, log.epoch]
+        first = max((offset for other, offset in places if other < seq), default=0) + 1
+        return log.has_room(first, min((offset for other, offset in places if other > seq), default=math.inf) - 1)
 
     def _judge_published(self, log: Log) -> None:
         asked = collections.Counter(publish.payload for publish in self.evidence.publishes.get(log.stream, ()))

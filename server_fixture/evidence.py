@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import collections
+import collections.abc
 import typing
 
 import attrs
@@ -102,7 +103,11 @@ class Findings:
 @attrs.define
 class Log:
     """
-    One epoch of a stream: what the final read holds, and what deliveries prove about the part that was trimmed since.
+    One epoch of a stream: what the final read holds, and what deliveries and answers to publishes prove about the part
+    that was trimmed since.
+
+    ``observed`` has every payload that was seen at an offset. ``skips`` tells whether the stream's logs skip numbers,
+    as its last final read says.
     """
 
     stream: str
@@ -110,8 +115,9 @@ class Log:
     read: h.FinalRead | None = None
     held: dict[int, h.Effect] = attrs.field(factory=dict)
     offsets: list[int] = attrs.field(factory=list)
-    observed: dict[int, str] = attrs.field(factory=dict)
+    observed: dict[int, set[str]] = attrs.field(factory=dict)
     rewritten: bool = False
+    skips: bool = False
 
     def take(self, read: h.FinalRead) -> None:
         """
@@ -138,7 +144,21 @@ class Log:
         """
         Whether every offset below the floor once had a message.
         """
-        return self.read is None or (self.read.contiguous and not self.rewritten)
+        return not self.rewritten and (not self.skips if self.read is None else self.read.contiguous)
+
+    def is_readable(self, offset: int) -> bool:
+        """
+        Whether the final read tells what is at this offset.
+        """
+        return self.floor is not None and offset >= self.floor
+
+    def sightings(self) -> collections.abc.Iterator[tuple[int, set[str]]]:
+        """
+        Yield what was seen where nothing can be read any more, by offset.
+        """
+        for offset in sorted(self.observed):
+            if not self.is_readable(offset):
+                yield offset, self.observed[offset]
 
     def between(self, first: int, last: int) -> list[int]:
         """
@@ -146,21 +166,22 @@ class Log:
         """
         return self.offsets[bisect.bisect_left(self.offsets, first) : bisect.bisect_right(self.offsets, last)]
 
-    def unretained(self, first: int, last: int) -> range:
+    def unretained(self, first: int, last: int) -> collections.abc.Collection[int]:
         """
         Name the offsets from ``first`` to ``last`` that had a message once and cannot be read any more.
         """
-        if not self.is_contiguous:
-            return range(0)
-        return range(first, last + 1 if self.floor is None else min(last + 1, self.floor))
+        gone = range(first, last + 1 if self.floor is None else min(last + 1, self.floor))
+        if self.is_contiguous:
+            return gone
+        return set() if self.rewritten else {offset for offset in self.observed if offset in gone}
 
-    def is_prefix_known(self) -> bool:
+    def has_room(self, first: int, last: float) -> bool:
         """
-        Tell whether everything that was trimmed, if anything was, had been delivered to somebody.
+        Tell whether a message that nobody saw may have been between these offsets and cannot be read any more.
         """
-        if self.floor is not None and self.floor <= 1:
-            return True
-        return self.floor is not None and self.is_contiguous and len(self.observed) >= self.floor - 1
+        limit = max(self.observed, default=0) + 1 if self.floor is None else self.floor - 1
+        room = range(first, int(min(last, limit)) + 1)
+        return any(self.rewritten or offset not in self.observed for offset in room)
 
 
 @attrs.define
@@ -212,6 +233,8 @@ class Evidence:
         if isinstance(op, h.Unsubscribed):
             return
         log = self.log(op.stream, op.epoch)
+        if isinstance(op, h.Deliver):
+            log.observed.setdefault(op.offset, set()).add(op.payload)
         if isinstance(op, h.GapReported) and op.reason in FORGETFUL:
             self.forgiven_until[op.stream] = max(op.time, self.forgiven_until.get(op.stream, op.time))
             log.rewritten |= op.reason == "rewritten"
@@ -225,6 +248,8 @@ class Evidence:
         elif isinstance(op, h.Publish):
             self.publishes[op.stream].append(op)
             self.origins[op.stream, op.payload].add(None)
+            if op.epoch is not None and op.offset is not None:
+                self.log(op.stream, op.epoch).observed.setdefault(op.offset, set()).add(op.payload)
         elif isinstance(op, h.AcknowledgedLost):
             self.confessed[op.producer, op.stream].append(op)
 
@@ -244,3 +269,7 @@ class Evidence:
                 "record a FinalRead of every stream when the run is quiet"
             )
         self.findings.faults.sort()
+        for stream, epoch in self.final_epoch.items():
+            last = self.log(stream, epoch).read
+            for log in self.logs[stream].values():
+                log.skips = last is not None and not last.contiguous

@@ -7,6 +7,7 @@ The outbound half, and the verdict, are in ``checker.py``. Nothing here imports 
 from __future__ import annotations
 
 import collections
+import collections.abc
 import math
 import typing
 
@@ -15,10 +16,7 @@ import attrs
 from . import history as h
 from .evidence import Evidence, Findings, Inbound, Log
 
-# Gaps with these reasons may cover messages that the store still holds, and are no loss of the library's: another
-# epoch has other messages, a rewritten message was replaced, one above the client's own limit was refused by its own
-# wish.
-GAPS_OVER_STORED = ("rewritten", "epoch", "session", "too_large")
+_Jump: typing.TypeAlias = "tuple[Log, int, int, float | None]"  # first and last offset, and when
 
 
 @attrs.define
@@ -46,10 +44,9 @@ class Follower:
     next: int = 0
     seen: dict[str, set[int]] = attrs.field(factory=lambda: collections.defaultdict(set))
     spans: list[_Span] = attrs.field(factory=list)
-    jumps: list[tuple[Log, int, int, float | None]] = attrs.field(factory=list)
+    jumps: list[_Jump] = attrs.field(factory=list)
     excused: dict[str, set[int]] = attrs.field(factory=lambda: collections.defaultdict(set))
     doubtful: list[h.Deliver] = attrs.field(factory=list)
-    replaced: dict[str, int] = attrs.field(factory=dict)
 
     @property
     def _findings(self) -> Findings:
@@ -65,7 +62,7 @@ class Follower:
             elif isinstance(op, h.GapReported):
                 self._gap(op)
             elif isinstance(op, h.Subscribed):
-                self._follow(op.epoch, op.first)
+                self._follow(op)
             else:
                 self._stop()
         if self.following:
@@ -74,13 +71,20 @@ class Follower:
         self._judge_doubtful()
         self._judge_lost()
 
-    def _follow(self, epoch: str, first: int) -> None:
-        log = self.evidence.log(self.stream, epoch)
+    def _follow(self, op: h.Subscribed) -> None:
+        epoch, first = op.epoch, op.first
+        is_again = self.following and epoch == self.epoch
+        if is_again and first > self.next:
+            self.jumps.append((self._log(), self.next, first - 1, op.time))
+        self._give_up()
         open_spans = [span for span in self.spans if span.last is None]
-        if not (self.following and epoch == self.epoch and open_spans and open_spans[-1].first <= first):
+        if not (is_again and open_spans and open_spans[-1].first <= first):
             self._close_spans()
-            self.spans.append(_Span(log, first))
+            self.spans.append(_Span(self.evidence.log(self.stream, epoch), first))
         self.following, self.epoch, self.next = True, epoch, first
+
+    def _log(self) -> Log:
+        return self.evidence.log(self.stream, typing.cast("str", self.epoch))
 
     def _close_spans(self) -> None:
         for span in self.spans:
@@ -88,8 +92,31 @@ class Follower:
                 span.last = self.next - 1
 
     def _stop(self) -> None:
+        self._give_up()
         self._close_spans()
         self.following = False
+
+    def _give_up(self) -> None:
+        """
+        Leave a position by oneself. If the log is cut and grows again nobody tells, so nothing below can be judged.
+        """
+        if not self.following or not self._log().rewritten:
+            return
+        self._excuse(self.next - 1)
+        for span in self.spans:
+            if span.last is None:
+                span.first = max(span.first, self.next)
+
+    def _excuse(self, last: int) -> None:
+        """
+        Judge nothing that was had or missed so far, up to this offset: it may have been replaced since.
+        """
+        log = self._log()
+        self.doubtful = [op for op in self.doubtful if op.epoch != log.epoch or op.offset > last]
+        self.jumps = [
+            (where, max(first, last + 1) if where is log else first, end, time)
+            for where, first, end, time in self.jumps
+        ]
 
     def _require_following(self, op: h.Deliver | h.GapReported) -> None:
         if not self.following:
@@ -101,7 +128,11 @@ class Follower:
     def _deliver(self, op: h.Deliver) -> None:
         self._require_following(op)
         log = self.evidence.log(self.stream, op.epoch)
-        if not self._is_genuine(op, log):
+        if not self.evidence.origins.get((self.stream, op.payload)):
+            self._find(
+                "phantom", f"offset {op.offset} was delivered as {op.payload}: nobody sent or published that", op
+            )
+        elif not self._is_genuine(op, log):
             self.doubtful.append(op)
         if op.epoch != self.epoch and not self._change_epoch(op):
             return
@@ -114,10 +145,8 @@ class Follower:
         seen.add(op.offset)
 
     def _is_genuine(self, op: h.Deliver, log: Log) -> bool:
-        if log.floor is not None and op.offset >= log.floor:
-            effect = log.held.get(op.offset)
-            return effect is not None and effect.payload == op.payload
-        return log.observed.setdefault(op.offset, op.payload) == op.payload or log.rewritten
+        effect = log.held.get(op.offset)
+        return not log.is_readable(op.offset) or (effect is not None and effect.payload == op.payload)
 
     def _change_epoch(self, op: h.Deliver) -> bool:
         if any(span.log.epoch == op.epoch for span in self.spans):
@@ -147,38 +176,53 @@ class Follower:
         what = "came a second time" if is_known else f"came when {self.next} of epoch {self.epoch} was expected"
         self._find(kind, f"offset {op.offset} ({op.payload}) {what}", op)
 
-    def _find(self, kind: str, what: str, op: h.Deliver) -> None:
-        self._findings.add(
-            kind, self.stream, what, process=self.process, epoch=op.epoch, span=(op.offset, op.offset), time=op.time
-        )
+    def _find(self, kind: str, what: str, op: h.Deliver | h.GapReported, span: tuple[int, int] | None = None) -> None:
+        if span is None:
+            offset = typing.cast("h.Deliver", op).offset
+            span = (offset, offset)
+        self._findings.add(kind, self.stream, what, process=self.process, epoch=op.epoch, span=span, time=op.time)
 
     def _gap(self, op: h.GapReported) -> None:
         self._require_following(op)
-        log = self.evidence.log(self.stream, typing.cast("str", self.epoch))
+        log = self._log()
         if op.first > self.next:
             self.jumps.append((log, self.next, op.first - 1, op.time))
         if op.epoch != self.epoch:
+            if op.last is not None:
+                what = f"a gap up to {op.last} told of epoch {op.epoch}, and of nothing after it in {self.epoch}"
+                self._find("unreported_gap", what, op, (op.first, op.last))
             self._follow_on(op.epoch, op.next)
             return
-        last = op.next - 1 if op.last is None else op.last
+        due, last = self.next, op.next - 1 if op.last is None else op.last
         if op.next > last + 1:
-            self.jumps.append((log, last + 1, op.next - 1, op.time))
-        self.next = max(self.next, op.next)
+            self.jumps.append((log, max(due, last + 1), op.next - 1, op.time))
+        self.next = max(due, op.next)
         if op.reason == "rewritten":
-            self.replaced[op.epoch] = max(last, self.replaced.get(op.epoch, last))
+            self._excuse(last)
+        self._judge_gap(op, log, due, last)
+
+    def _judge_gap(self, op: h.GapReported, log: Log, due: int, last: int) -> None:
+        """
+        Judge whether a gap within one epoch is true: retention has taken all of it, the client's own limit forbids it,
+        or, up to where he was, it was replaced. And what it says cannot come is not what comes next.
+        """
         held = log.between(op.first, last)
-        if op.reason in GAPS_OVER_STORED:
+        if op.reason == "too_large":
             self.excused[op.epoch].update(held)
-        elif held:
-            self._findings.add(
-                "gap_over_existing",
-                self.stream,
-                f"a gap {op.first}..{last} ({op.reason}) was reported, the store still holds {_ranges(held)} of it",
-                process=self.process,
-                epoch=op.epoch,
-                span=(op.first, last),
-                time=op.time,
-            )
+            held, first = [], last + 1
+        elif op.reason == "rewritten":
+            self.excused[op.epoch].update(offset for offset in held if offset < due)
+            held, first = [offset for offset in held if offset >= due], max(op.first, due)
+        else:
+            first = op.first
+        if log.is_contiguous and log.floor is not None:
+            held = list(range(max(first, log.floor), last + 1))
+        if held:
+            what = f"a gap {op.first}..{last} ({op.reason}) was reported, retention has not taken {_ranges(held)} of it"
+            self._find("gap_over_existing", what, op, (op.first, last))
+        elif op.next <= last:
+            what = f"a gap {op.first}..{last} ({op.reason}) was reported, and then {op.next} was to come next"
+            self._find("gap_over_existing", what, op, (op.first, last))
 
     def _tail(self) -> None:
         """
@@ -220,8 +264,7 @@ class Follower:
 
     def _judge_doubtful(self) -> None:
         for op in self.doubtful:
-            if op.offset > self.replaced.get(op.epoch, 0):
-                self._find("phantom", f"offset {op.offset} was delivered as {op.payload}, which is not what it is", op)
+            self._find("phantom", f"offset {op.offset} was delivered as {op.payload}, which is not what it is", op)
 
     def _judge_lost(self) -> None:
         missing: dict[str, set[int]] = collections.defaultdict(set)
@@ -257,7 +300,7 @@ def _ranges(offsets: list[int], limit: int = 8) -> str:
     return ", ".join(told) + (f" and {len(ranges) - limit} ranges more" if len(ranges) > limit else "")
 
 
-def _common(offsets: range, seen: set[int]) -> int:
+def _common(offsets: collections.abc.Collection[int], seen: set[int]) -> int:
     """
     Count the offsets that are in both, in the time of the smaller one.
     """

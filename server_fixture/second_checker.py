@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import collections
 import collections.abc
+import math
 import typing
 
 import attrs
@@ -126,44 +127,43 @@ def lost(facts: Facts) -> Found:
     """
     for stay in facts.stays:
         for offset in facts.held.get(stay.line, {}):
-            is_owed = stay.first <= offset < stay.end()
+            is_owed = stay.first <= offset < stay.end() and not facts.may_be_replaced(stay, math.inf, offset)
             if not is_owed or (stay.process, stay.line, offset) in facts.had:
                 continue
-            if not any(_may_pass_over(stay, step, gap, offset) for step, gap in stay.gaps()):
+            told = facts.told[stay.process, stay.line]
+            if not any(_may_pass_over(stay, step, gap, offset) for step, gap in told):
                 yield _due("lost", stay, offset, "is in the store and never came")
 
 
 def unreported_gap(facts: Facts) -> Found:
     """
     S5: between what came and what came before it, whatever is missing is in a gap that came in between. No message
-    that ever existed is passed over without a word: not on the way, and not below what is retained at the end.
+    that certainly existed is passed over without a word: not on the way, and not below what is retained at the end.
     """
     for stay in facts.stays:
-        for first, last in _passed_over(facts, stay):
-            missing = (
-                offset
-                for offset in range(first, last + 1)
-                if facts.existed(stay.line, offset) and (stay.process, stay.line, offset) not in facts.had
-            )
-            for offset in missing:
-                yield _due("unreported_gap", stay, offset, "never came, and no gap was reported for it")
+        for at, first, last in _passed_over(facts, stay):
+            for offset in range(first, last + 1):
+                if (stay.process, stay.line, offset) in facts.had or not facts.existed(stay.line, offset):
+                    continue
+                if not facts.may_be_replaced(stay, at, offset):
+                    yield _due("unreported_gap", stay, offset, "never came, and no gap was reported for it")
 
 
-def _passed_over(facts: Facts, stay: Stay) -> collections.abc.Iterator[tuple[int, int]]:
+def _passed_over(facts: Facts, stay: Stay) -> collections.abc.Iterator[tuple[float, int, int]]:
     """
-    Name the stretches that a process was led over without a word, first and last offset.
+    Name the stretches that a process was led over without a word: at which place in the history, first and last offset.
     """
     for step, delivery in stay.deliveries():
         if delivery.epoch == stay.line[1]:
-            yield step.due, delivery.offset - 1
+            yield step.at, step.due, delivery.offset - 1
     for step, gap in stay.gaps():
-        yield step.due, gap.first - 1
+        yield step.at, step.due, gap.first - 1
         if gap.epoch == stay.line[1]:
-            yield max(step.due, last_of(gap) + 1), gap.next - 1
+            yield step.at, max(step.due, last_of(gap) + 1), gap.next - 1
     if stay.ended_by is not None:
-        yield stay.due, int(stay.end()) - 1
+        yield stay.ended_at, stay.due, int(stay.end()) - 1
     elif stay.line in facts.reads:
-        yield stay.due, facts.reads[stay.line].first_offset - 1
+        yield math.inf, stay.due, facts.reads[stay.line].first_offset - 1
 
 
 def unreported_epoch(facts: Facts) -> Found:
@@ -227,20 +227,28 @@ def delivered_late(facts: Facts) -> Found:
 
 def delivered_invention(facts: Facts) -> Found:
     """
-    S4: a delivery has the bytes of a send or publish, and of the one that is at its place: as the store says, or, where
-    that cannot be read any more, as every other witness says.
+    S4: a delivery has the bytes of a send or publish, and of the one that is at its place, where that can be read.
     """
     for stay in facts.stays:
         for step, delivery in stay.deliveries():
             line, offset, payload = (delivery.stream, delivery.epoch), delivery.offset, delivery.payload
             if not facts.origins[delivery.stream, payload]:
                 yield _came("phantom", delivery, f"came as {payload}, which nobody sent or published")
-            if facts.can_read(line, offset):
-                held = facts.held[line].get(offset)
-                if (held is None or held.payload != payload) and not facts.may_be_replaced(stay, step, line, offset):
-                    yield _came("phantom", delivery, f"came as {payload}, the store says {held}")
-            elif len(facts.witnessed[line][offset]) > 1 and line not in facts.rewritten:
-                yield _came("phantom", delivery, f"came as {payload}, others say {facts.witnessed[line][offset]}")
+            if not facts.can_read(line, offset) or facts.may_be_replaced(stay, step.at, offset):
+                continue
+            held = facts.held[line].get(offset)
+            if held is None or held.payload != payload:
+                yield _came("phantom", delivery, f"came as {payload}, the store says {held}")
+
+
+def seen_differently(facts: Facts) -> Found:
+    """
+    S4: a place that cannot be read any more had one message: all who had it, or put it there, say the same.
+    """
+    for line, offsets in facts.witnessed.items():
+        for offset, payloads in offsets.items():
+            if len(payloads) > 1 and not facts.can_read(line, offset) and line not in facts.rewritten:
+                yield _stored("phantom", line, offset, f"was seen as {sorted(payloads)}")
 
 
 # -- the predicates: what was sent and published ----------------------------------------------------------------------
@@ -251,12 +259,11 @@ def stored_twice(facts: Facts) -> Found:
     S2: a producer's message, named by its seq, is at one place of an epoch at most.
     """
     for line, effects in facts.places.items():
-        seen: dict[Key, int] = {}
-        for effect in effects:
-            if effect.producer is not None and effect.seq is not None:
-                key = (effect.producer, line[0], effect.seq)
-                if seen.setdefault(key, effect.offset) != effect.offset:
-                    yield _sent("duplicated", key, f"is at {seen[key]} and at {effect.offset} of epoch {line[1]}")
+        for (producer, seq), copies in by(effects, lambda effect: (effect.producer, effect.seq)).items():
+            for copy in copies[1:]:
+                if producer is not None and seq is not None and not facts.is_invented(line, copy):
+                    why = f"is at {copy.offset} of epoch {line[1]}, and at {copies[0].offset}"
+                    yield _sent("duplicated", (producer, line[0], seq), why)
 
 
 def stored_too_often(facts: Facts) -> Found:
@@ -290,28 +297,26 @@ def stored_late(facts: Facts) -> Found:
     place counts.
     """
     for line, effects in facts.places.items():
-        highest: dict[str, int] = {}
-        seen: set[tuple[str, int]] = set()
-        for effect in effects:
-            if effect.producer is None or effect.seq is None or (effect.producer, effect.seq) in seen:
-                continue
-            seen.add((effect.producer, effect.seq))
-            ahead = highest.get(effect.producer, 0)
-            if ahead > effect.seq:
-                key = (effect.producer, line[0], effect.seq)
-                yield _sent("reordered", key, f"is at {effect.offset} of epoch {line[1]}, behind seq {ahead}")
-            highest[effect.producer] = max(ahead, effect.seq)
+        for producer, mine in by(effects, lambda effect: effect.producer).items():
+            highest, seen = 0, set()
+            for effect in mine:
+                if producer is None or effect.seq is None or effect.seq in seen:
+                    continue
+                if effect.seq < highest and not facts.is_invented(line, effect):
+                    why = f"is at {effect.offset} of epoch {line[1]}, behind seq {highest}"
+                    yield _sent("reordered", (producer, line[0], effect.seq), why)
+                seen.add(effect.seq)
+                highest = max(highest, effect.seq)
 
 
 def stored_invention(facts: Facts) -> Found:
     """
-    S4: what the store holds was sent under this number with these bytes, or was published.
+    S4: what the store holds was sent under its number with these bytes, or was published.
     """
     for line, held in facts.held.items():
         for effect in held.values():
-            origin = None if effect.producer is None or effect.seq is None else (effect.producer, effect.seq)
-            if origin not in facts.origins[line[0], effect.payload]:
-                yield _stored("phantom", line, effect.offset, f"holds {effect}, which is not what anybody gave it")
+            if facts.is_invented(line, effect):
+                yield _stored("phantom", line, effect.offset, f"holds {effect}, which nobody sent or published")
 
 
 def receipt_of_nothing(facts: Facts) -> Found:
@@ -369,6 +374,7 @@ PREDICATES: tuple[collections.abc.Callable[[Facts], Found], ...] = (
     delivered_twice,
     delivered_late,
     delivered_invention,
+    seen_differently,
     stored_twice,
     stored_too_often,
     numbered_twice,

@@ -43,7 +43,8 @@ class Stay:
     """
     One process in one epoch of a stream: from the op that put it there to the one that took it elsewhere.
 
-    ``due`` is the offset that comes next, after all steps; ``ended_by`` is None where the process is there at the end.
+    ``due`` is the offset that comes next, after all steps; ``ended_by`` is None where the process is there at the end,
+    ``ended_at`` is the place of that op in the history.
     """
 
     process: str
@@ -53,6 +54,7 @@ class Stay:
     due: int
     steps: list[Step] = attrs.field(factory=list)
     ended_by: Inbound | None = None
+    ended_at: float = math.inf
 
     def take(self, at: int, op: Seen) -> None:
         """
@@ -108,7 +110,7 @@ def _stays(process: str, stream: str, ops: list[tuple[int, Inbound]]) -> list[St
             if first is None or isinstance(op, h.GapReported):
                 here.take(at, op)
         if here is not None and (first is not None or isinstance(op, h.Unsubscribed)):
-            here.ended_by, here = op, None
+            here.ended_by, here.ended_at, here = op, at, None
         if first is not None and not isinstance(op, h.Unsubscribed):
             here = Stay(process, (stream, op.epoch), first, op, first)
             stays.append(here)
@@ -148,7 +150,6 @@ class Facts:
         sends, receipts: By (producer, stream, seq).
         confessed: What is reported as lost by the store, by (producer, stream).
         publishes, gaps, epochs: By stream; the epochs are those that any op names.
-        deliveries: By (stream, payload).
         reads, held: The last final read of each (stream, epoch), and what it holds, by offset.
         last_epoch: The epoch that a stream is in at the end.
         rewritten: The (stream, epoch) of which anybody was told that the log was cut and grew again: there, what was
@@ -160,6 +161,7 @@ class Facts:
         places: The messages whose place in a (stream, epoch) is known, in the order of places.
         present: (producer, stream, seq) of every message that is in `places`.
         stays: Where each process was.
+        told: (process, (stream, epoch)) -> the gaps that it was told of while it was there.
     """
 
     def __init__(self, history: collections.abc.Iterable[h.Op]) -> None:
@@ -169,13 +171,21 @@ class Facts:
         self.confessed = by(self._all(h.AcknowledgedLost), lambda op: (op.producer, op.stream))
         self.publishes = by(self._all(h.Publish), lambda op: op.stream)
         self.published = collections.Counter((op.stream, op.payload) for op in self._all(h.Publish))
-        self.deliveries = by(self._all(h.Deliver), lambda op: (op.stream, op.payload))
         self.gaps = by(self._all(h.GapReported), lambda op: op.stream)
         self.reads = {(op.stream, op.epoch): op for op in self._all(h.FinalRead)}
         self.held = {line: _held(read) for line, read in self.reads.items()}
         self.last_epoch = {op.stream: op.epoch for op in self._all(h.FinalRead)}
         self.rewritten = {(op.stream, op.epoch) for op in self._all(h.GapReported) if op.reason == "rewritten"}
         self.stays = self._where()
+        self.told = {
+            (stay.process, stay.line): [
+                told
+                for other in self.stays
+                if (other.process, other.line) == (stay.process, stay.line)
+                for told in other.gaps()
+            ]
+            for stay in self.stays
+        }
         self.had: dict[tuple[str, Line, int], int] = {}
         self.witnessed: dict[Line, dict[int, set[str]]] = collections.defaultdict(dict)
         self.origins: dict[tuple[str, str], set[tuple[str, int] | None]] = collections.defaultdict(set)
@@ -239,9 +249,11 @@ class Facts:
 
     def may_skip(self, line: Line) -> bool:
         """
-        Whether an offset of this epoch may never have had a message.
+        Whether an offset of this epoch may never have had a message: as its final read says, or, where it has none,
+        that of the stream's last epoch, for the log is of the same make.
         """
-        return line in self.rewritten or (line in self.reads and not self.reads[line].contiguous)
+        last = self.reads[line[0], self.last_epoch[line[0]]]
+        return line in self.rewritten or not self.reads.get(line, last).contiguous
 
     def existed(self, line: Line, offset: int) -> bool:
         """
@@ -261,14 +273,21 @@ class Facts:
 
     def was_glimpsed(self, key: Key) -> bool:
         """
-        Whether somebody had the bytes of a message from a place that cannot be read any more.
+        Whether anybody saw the bytes of a message at a place that cannot be read any more.
         """
-        _, stream, _ = key
+        payloads = {send.payload for send in self.sends[key]}
         return any(
-            not self.can_read((stream, delivery.epoch), delivery.offset)
-            for send in self.sends[key]
-            for delivery in self.deliveries[stream, send.payload]
+            payloads & seen and not self.can_read(line, offset)
+            for line in self.epochs[key[1]]
+            for offset, seen in self.witnessed.get(line, {}).items()
         )
+
+    def is_invented(self, line: Line, effect: h.Effect) -> bool:
+        """
+        Whether nobody sent this under its producer and seq, or published it where it has none.
+        """
+        origin = None if effect.producer is None or effect.seq is None else (effect.producer, effect.seq)
+        return origin not in self.origins[line[0], effect.payload]
 
     def had_room(self, key: Key) -> bool:
         """
@@ -294,16 +313,15 @@ class Facts:
     def _of(self, producer: str, line: Line) -> list[tuple[int, int]]:
         return [(e.seq, e.offset) for e in self.places[line] if e.producer == producer and e.seq is not None]
 
-    def may_be_replaced(self, stay: Stay, step: Step, line: Line, offset: int) -> bool:
+    def may_be_replaced(self, stay: Stay, at: float, offset: int) -> bool:
         """
-        Whether the message that came may be another one now: the process was told so later, or had left when others
-        were.
+        Whether what the store holds there may be something else than when the process passed it, at this place in the
+        history: the process was told so later, or had given its position up, so that only others were told.
         """
-        if isinstance(stay.ended_by, h.Unsubscribed) and line in self.rewritten:
+        was_left = isinstance(stay.ended_by, (h.Subscribed, h.Unsubscribed))
+        if was_left and offset < stay.due and stay.line in self.rewritten:
             return True
         return any(
-            gap.reason == "rewritten" and later.at > step.at and offset <= last_of(gap)
-            for other in self.stays
-            if (other.process, other.line) == (stay.process, line)
-            for later, gap in other.gaps()
+            gap.reason == "rewritten" and later.at > at and offset <= last_of(gap)
+            for later, gap in self.told[stay.process, stay.line]
         )

@@ -245,7 +245,7 @@ PLANTED: dict[str, tuple[list[h.Op], dict[str, int]]] = {
     ),
     "subscribed to now and skipped": (
         [*sends(1, 2, 3, 4), subscribed(), *deliver(1), subscribed(4), *deliver(4), read(*e(1, 2, 3, 4))],
-        {"lost": 2},
+        {"lost": 2, "unreported_gap": 1},
     ),
     "reported over what is stored": (
         [*sends(1, 2, 3), subscribed(), *deliver(1), gap(2, 2, 3), *deliver(3), read(*e(1, 2, 3))],
