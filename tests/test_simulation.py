@@ -39,7 +39,7 @@ def test_every_kind_of_fault_has_a_mix() -> None:
 
 
 def test_schedules_are_worth_judging() -> None:
-    """Nine of ten resume, after hundreds of steps, with several sessions, nodes and faults; this is what weak() says."""
+    """Nine of ten resume, after hundreds of steps, with several sessions, nodes and faults: weak() says it."""
     results, _ = command.run_many(100, 60, "every", 1)
     report = {**command.summary(results, 1.0), "transitions_not_taken": []}
     assert command.weak(report) == []

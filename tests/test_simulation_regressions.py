@@ -14,7 +14,10 @@ def test_seed_20898() -> None:
     script = Script(
         seed=20898, nodes=3, retention=10000, load=18.0,
         devices=(
-            (1, Plan(publishes=("a", "b"), subscribes=("a",), start="now", roles=roles, outbox=6, policy="drop_oldest")),
+            (
+                1,
+                Plan(publishes=("a", "b"), subscribes=("a",), start="now", roles=roles, outbox=6, policy="drop_oldest"),
+            ),
             (2, Plan(subscribes=("a", "b", "~"), receivers=2, journal="full")),
             (3, Plan(publishes=("b", "forbidden"), roles=roles)),
             (4, Plan(subscribes=("b", "forbidden"), receivers=2, ack="manual", is_slow=True)),

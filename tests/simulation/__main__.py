@@ -136,7 +136,8 @@ def _show(result: Result, mix: str, *, is_shrunk: bool, is_traced: bool) -> None
         print("\n".join(result.trace))
     if is_shrunk:
         script = shrink(Script.drawn(result.seed, mix))
-        print(f"the shortest schedule that breaks it, as a test:\n\n{pasted(script, Schedule(script).run().violations)}")
+        text = pasted(script, Schedule(script).run().violations)
+        print(f"the shortest schedule that breaks it, as a test:\n\n{text}")
 
 
 # -- defects ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Devices: the real client ``Session`` on virtual connections, with a clock of its own, that sleeps, crashes, starts."""
+"""Devices: the real client ``Session`` on virtual connections, with its own clock, that sleeps, crashes, starts."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any
 import tenacity
 
 from resilient_ws import events
+from resilient_ws.backoff import superseder
 from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry
 from resilient_ws.config import Wire as WireConfig
 from resilient_ws.frames import Position
+from resilient_ws.losing import FOREIGN_WINDOW
 from resilient_ws.session import Action, Dial, Session, SessionState, Shut, Write
 from resilient_ws.welcome import Identity
 from tests.simulation import journal
 from tests.simulation.application import Application, Plan
-from tests.simulation.invariants import check_session
+from tests.simulation.invariants import MOST_AT_ONE_ENDPOINT, check_dial, check_in_hand, check_session
 from tests.simulation.nodes import TTL, Node
 from tests.simulation.wires import Network, Wire
-from tests.simulation.world import latency
+from tests.simulation.world import Broken, latency
 
 CAPABILITIES = Capabilities(positions=True, acks=True, credit=True, resume=True)
 RETRY = Retry(
@@ -71,6 +73,8 @@ class Device:
         self._held_back: list[Action] = []
         self._timer_at: float | None = None
         self._positions: dict[str, Position] = {}
+        self._dialled_last = ("", 0)
+        self._foreign_at: float | None = None
         self._generation = 0
         self._acked: dict[tuple[str, str], int] = {}
         self.journal = journal.Journal(plan.journal, self.dice) if plan.journal else None
@@ -199,6 +203,7 @@ class Device:
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, Dial):
+            self._check_dial(action)
             delay = 2 * latency(self.dice) + self.nodes[action.url].dial_delay
             self.world.after(delay, self._dialled, action)
         elif isinstance(action, Write):
@@ -267,11 +272,32 @@ class Device:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
+    def _check_dial(self, dial: Dial) -> None:
+        """L2: an attempt goes elsewhere, if there is anything else, where others have failed or are on their way."""
+        check_dial(self.session, dial, self.now)
+        last, times = self._dialled_last
+        self._dialled_last = (dial.url, times + 1 if dial.url == last else 1)
+        if self._dialled_last[1] > MOST_AT_ONE_ENDPOINT and len(self.nodes) > 1:
+            raise Broken(f"L2 {self.name} dialled {dial.url} {self._dialled_last[1]} times in a row, in vain")
+
+    def _check_owner(self, event: events.Event) -> None:
+        """S9: whom somebody else outranked goes on with his own session or not at all."""
+        if isinstance(event, events.ConnectionEnded) and event.code == 4409 and not self.session.connected:
+            if superseder(event.reason) not in self.session._core.settings.instances:
+                self._foreign_at = self.now
+        elif isinstance(event, events.SessionReplaced) and event.reason == "superseded" and self._foreign_at is not None:
+            if self.now - self._foreign_at < FOREIGN_WINDOW:
+                raise Broken(f"S9 {self.name} lost its session to another process and goes on with a new one")
+
     def _observe(self) -> None:
         check_session(self.session)
+        check_in_hand(self.session, self.application.in_hand)
         for event in self.session.events():
+            self._check_owner(event)
             if isinstance(event, events.Resumed):
                 self.resumes += 1
+            elif isinstance(event, events.Connected):
+                self._dialled_last = ("", 0)
             elif isinstance(event, events.IndefiniteResent):
                 self.indefinite.append(event)
             elif isinstance(event, events.SessionReplaced) and self._unheard() < FAIR_LOSS:

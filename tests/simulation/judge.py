@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MOST_RESUMES = 12
 """So many resumes after everything is healed are a livelock."""
+CALM = ("nothing", "publish_private")
+MOST_CALM = 5
+"""So many resumes happen without any fault, because a packet is seconds late now and then."""
 
 
 def judge(s: Schedule) -> list[str]:
@@ -37,7 +40,7 @@ def judge(s: Schedule) -> list[str]:
             found.append(f"S7 {device.name}: {device.unfair_losses[0]} although nothing took it away")
     for device in s.devices:
         found += _alive(s, device)
-    return found + _journals(s)
+    return found + _journals(s) + _kept(s)
 
 
 def _outbound(s: Schedule, device: Device, stored: Counter[bytes], place: dict[bytes, int]) -> list[str]:
@@ -103,9 +106,17 @@ def _alive(s: Schedule, device: Device) -> list[str]:
         if left:
             found.append(f"L4 {device.name}: {len(left)} acked private messages are kept")
     resumes = device.resumes - s.resumes_at_heal.get(device.name, 0)
+    if device.resumes > MOST_CALM and all(fault.kind in CALM for fault in s.script.faults):
+        found.append(f"L6 {device.name} resumed {device.resumes} times although nothing went wrong")
     if resumes > MOST_RESUMES:
         found.append(f"L6 {device.name} resumed {resumes} times after everything was healed")
     return found
+
+
+def _kept(s: Schedule) -> list[str]:
+    """S10: a node gives a silent client up, or its connections grow without a bound."""
+    dead = [(node, wire) for node in s.nodes for wire in node.sessions if not wire.up.is_open]
+    return [f"S10 {node.name} keeps connection {wire.conn} of a client that is gone" for node, wire in dead]
 
 
 def _journals(s: Schedule) -> list[str]:
@@ -116,16 +127,13 @@ def _journals(s: Schedule) -> list[str]:
         if restored is None:
             continue
         for stream, kept in restored.positions.items():
-            log = before.application.log[stream]
-            begun = max(place for place, item in enumerate(log) if isinstance(item, Begun))
-            for item in log[begun:]:
-                if (
-                    isinstance(item, Delivery)
-                    and item.epoch == kept.position.epoch
-                    and item.offset <= kept.position.offset
-                    and (stream, item.epoch, item.offset) not in before.application.handled
-                ):
-                    found.append(f"S13 {before.name}: {stream}:{item.offset} was in hand, its journal is past it")
+            found += [
+                f"S13 {before.name}: {stream}:{item.offset} was in hand, its journal is past it"
+                for item in _since_begun(before, stream)
+                if item.epoch == kept.position.epoch
+                and item.offset <= kept.position.offset
+                and (stream, item.epoch, item.offset) not in before.application.handled
+            ]
         if before.plan.journal == "full":
             kept_payloads = {sent.payload for sent in after.application.sends}
             found += [
@@ -137,3 +145,8 @@ def _journals(s: Schedule) -> list[str]:
     return found
 
 
+def _since_begun(device: Device, stream: str) -> list[Delivery]:
+    """Return what a device got of a stream since it last subscribed."""
+    log = device.application.log[stream]
+    begun = max(place for place, item in enumerate(log) if isinstance(item, Begun))
+    return [item for item in log[begun:] if isinstance(item, Delivery)]

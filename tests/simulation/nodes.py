@@ -1,4 +1,4 @@
-"""Nodes: the real ``ServerSession`` on virtual connections, with a clock of its own, that dies, stands still, drains."""
+"""Nodes: the real ``ServerSession`` on virtual connections, with its own clock, that dies, stands still, drains."""
 
 from __future__ import annotations
 

@@ -97,5 +97,7 @@ def _written(plan: Plan) -> str:
 class _Source(str):
     """Text that stands for itself."""
 
+    __slots__ = ()
+
     def __repr__(self) -> str:
         return str(self)

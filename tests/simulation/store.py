@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
+from resilient_ws.frames import PRIVATE
 from server_fixture.backplane import (
     Answer,
     Append,
@@ -126,6 +127,7 @@ class Store:
         self.cut_off: set[str] = set()
         self.lost_answers = 0
         self.nodes: list[Node] = []
+        self.is_handled: Callable[[str, int], bool] = lambda epoch, offset: True
         self.buckets: set[int] = set()
         world.after(1.0, self._tick)
 
@@ -184,7 +186,10 @@ class Store:
     def step(self, request: Request) -> Answer:
         """Perform, record what was stored, check what can be seen, wake and fence."""
         before = self._last(request.stream) if isinstance(request, (Append, Publish)) else 0
+        kept = self.memory.contents(PRIVATE + request.session) if isinstance(request, TrimPrivate) else ()
         answer = self.memory.step(request, self.clock())
+        if isinstance(request, TrimPrivate) and isinstance(answer, Done):
+            self._check_trim(request, kept)
         if isinstance(request, Append) and isinstance(answer, Appended):
             self.record.check_fence(request.stream, request.session, request.fence)
             self._stored(request, before)
@@ -205,6 +210,13 @@ class Store:
         elif isinstance(request, EnterSession) and isinstance(answer, SessionEntered):
             self.record.check_hello(request, answer)
             self._entered(answer)
+
+    def _check_trim(self, request: TrimPrivate, kept: tuple[Entry, ...]) -> None:
+        """S13: of a private stream nothing goes that the user has not handled."""
+        left = self.memory.contents(PRIVATE + request.session)
+        for entry in kept[: len(kept) - len(left)]:
+            if not self.is_handled(request.epoch, entry.offset):
+                raise Broken(f"S13 a private message, offset {entry.offset}, was acked and trimmed, nobody handled it")
 
     def _stored(self, request: Append | Publish, before: int) -> None:
         """Record what is new; what retention took at once was stored too."""
@@ -247,12 +259,13 @@ class Store:
         self.record.forget_session(session)
 
     def lose_all(self) -> None:
-        """Come back empty."""
+        """Come back empty: what retention had taken before can be stored anew too, nobody knows its producer."""
         for stream in {stream for stream, _ in self.record.readable}:
             slot = self.find(stream)
             if slot is not None:
                 self.record.rolled_back(stream, slot.epoch, list(slot.log))
         self.memory.lose_all()
+        self.record.lost = Counter(entry.payload for _, _, entry in self.record.stored)
         self.record.forget_session()
 
     def fail_over(self) -> None:
