@@ -244,6 +244,7 @@ class Hints {
     this.onFence = () => {};
     this.asked = null;
     this.redis.on('error', (error) => log(`the store's channels: ${error.message}`));
+    this.redis.on('close', () => { this.asked = null; });
     this.redis.on('ready', () => this.subscribe([FENCES, ...[...this.wakes.keys()].map(wakeChannel)]));
     this.redis.on('message', (channel, message) => this.came(channel, message));
   }

@@ -75,7 +75,7 @@ function headOf(word, isBinary, fromClient) {
   const first = Number(found[1]);
   const skip = found[2] === undefined ? undefined : Number(found[2]);
   const count = found[3] === undefined ? undefined : Number(found[3]);
-  if (first + (count ?? 1) - 1 > MAX_NUMBER) throw new ProtocolError('a data frame has a number above 2^53 - 1');
+  if (first > MAX_NUMBER - ((count ?? 1) - 1)) throw new ProtocolError('a data frame has a number above 2^53 - 1');
   if (skip !== undefined && fromClient) throw new ProtocolError('a client sends no skip');
   if (skip !== undefined && skip >= first) throw new ProtocolError('a skip must be below its number');
   if (count > MAX_BATCH) throw new ProtocolError(`a batch frame has more than ${MAX_BATCH} messages`);

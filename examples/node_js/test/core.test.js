@@ -1,0 +1,246 @@
+// The session core against the double: rules that need a certain order of answers, which sockets do not give.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { readMessage } from '../src/codec.js';
+import { Player } from '../testbed/player.js';
+
+const HELLO = { type: 'hello', version: 1, features: [], instance: 'a'.repeat(32), attempt: 1, producers: ['b'.repeat(32)], streams: [], outbound: [],
+  credit: { messages: 100, bytes: 100000 }, max_message: 1000 };
+const data = (stream, first, ...texts) => ({ type: 'data', stream, first, text: true, payloads: texts.map((text) => Buffer.from(text)) });
+
+/** Say hello on connection 1; return the player and what connection 1 has said since. */
+function welcomed(hello = {}, prepare = () => {}) {
+  const play = new Player({});
+  prepare(play.double);
+  play.receive(1, { ...HELLO, ...hello });
+  play.settle(1);
+  return play;
+}
+
+/** Take what was said: frames, or {close}. */
+function said(play) {
+  return play.outputs(1).splice(0).map((output) => (output.close ? output : readMessage(output.data, output.isBinary, false)));
+}
+
+const typesOf = (frames) => frames.map(({ type, close }) => type ?? close);
+
+test('no answer of the store is 1013, in the handshake and after it, and nothing is acked', () => {
+  const play = new Player({});
+  play.receive(1, HELLO);
+  play.double.queue.shift().done(null);
+  assert.deepEqual(typesOf(said(play)), [1013]);
+  const open = welcomed();
+  said(open);
+  open.receive(1, data('a', 1, 'x'));
+  open.core(1).turn();
+  open.double.queue.shift().done(null);
+  open.core(1).turn();
+  assert.deepEqual(typesOf(said(open)), [1013]);
+});
+
+test('an append that finds a newer fence is 4409; a session that is gone is 1012', () => {
+  for (const [answer, code] of [[{ kind: 'old', fence: { generation: 9, instance: 'c', attempt: 1 } }, 4409], [{ kind: 'unknown' }, 1012]]) {
+    const play = welcomed();
+    said(play);
+    play.receive(1, data('a', 1, 'x'));
+    play.core(1).turn();
+    play.double.queue.shift().done(answer);
+    assert.deepEqual(typesOf(said(play)), [code]);
+  }
+});
+
+test('one append of a producer and stream is under way at a time; what arrives meanwhile gathers', () => {
+  const play = welcomed();
+  play.receive(1, data('a', 1, 'x'));
+  play.core(1).turn();
+  play.receive(1, data('a', 2, 'y'));
+  play.receive(1, data('a', 3, 'z'));
+  play.core(1).turn();
+  assert.deepEqual(play.double.queue.map(({ args }) => args.entries.length), [1]);
+  play.double.run();
+  play.core(1).turn();
+  assert.deepEqual(play.double.queue.map(({ args }) => [args.first, args.entries.length]), [[2, 2]]);
+});
+
+test('no ack goes beyond what was asked for, though the store has more', () => {
+  const play = welcomed({}, (double) => {
+    double.stream('a').producers.set('b'.repeat(32), 5);
+    double.stream('a').tombstones.set(`${'b'.repeat(32)} 2`, 'gone').set(`${'b'.repeat(32)} 5`, 'gone');
+  });
+  said(play);
+  play.receive(1, data('a', 1, 'x', 'y'));
+  play.settle(1);
+  const [reject, ack] = said(play);
+  assert.deepEqual([reject.seq, reject.code, ack.committed], [2, 'gone', [[0, 'a', 2]]]);
+});
+
+test('a welcome tells what is committed, unknown and rejected', () => {
+  const producer = HELLO.producers[0];
+  const play = welcomed({ outbound: [{ producer: 0, stream: 'a', first: 2, next: 5 }, { producer: 0, stream: 'b', first: 4, next: 5 }] }, (double) => {
+    double.stream('a').producers.set(producer, 3);
+    double.stream('a').tombstones.set(`${producer} 1`, 'old').set(`${producer} 3`, 'gone');
+  });
+  const [{ committed }] = said(play);
+  assert.deepEqual(committed.map(({ seq, known, rejected }) => [seq, known, rejected]), [[3, true, [[3, 'gone']]], [0, false, []]]);
+  play.receive(1, { type: 'ping', echo: '', acked: [], sent_seqs: [[0, 'a', 3], [0, 'b', 3]] });
+  assert.deepEqual(typesOf(said(play)), ['pong']);
+});
+
+test('while no hello was read or no welcome written, other frames are 4400', () => {
+  const early = new Player({});
+  early.receive(1, { type: 'ping', echo: '', acked: [], sent_seqs: [] });
+  assert.deepEqual(typesOf(said(early)), ['error', 4400]);
+  const entering = new Player({});
+  entering.receive(1, HELLO);
+  entering.receive(1, { type: 'ping', echo: '', acked: [], sent_seqs: [] });
+  assert.deepEqual(typesOf(said(entering)), ['pong']);
+  entering.receive(1, data('a', 1, 'x'));
+  assert.deepEqual(typesOf(said(entering)), ['error', 4400]);
+  assert.equal(entering.double.run(), true);
+  assert.deepEqual(said(entering), []);
+});
+
+test('a second hello, a foreign generation in ready, and names that begin with ~ break the protocol', () => {
+  for (const frame of [{ ...HELLO, attempt: 2 }, { type: 'ready', generation: 2 }, data('~x', 1, 'x')]) {
+    const play = welcomed();
+    said(play);
+    play.receive(1, frame);
+    assert.deepEqual(typesOf(said(play)), ['error', 4400], frame.type);
+  }
+  const named = new Player({});
+  named.receive(1, { ...HELLO, outbound: [{ producer: 0, stream: '~x', first: 1, next: 2 }] });
+  assert.deepEqual(typesOf(said(named)), ['error', 4400]);
+});
+
+test('skipped numbers before a message that is too large are in its gap, and the message after it follows the gap', () => {
+  const play = welcomed({ streams: [{ stream: 'a', id: 1, start: 'earliest' }], max_message: 3 }, (double) => {
+    double.publish('a', 'one', 'no', 'large', 'large', 'no', 'two');
+    for (const offset of [2, 5]) double.stream('a').log.delete(offset);
+  });
+  const [, one, gap, two] = said(play);
+  assert.deepEqual([one.first, gap.from, gap.to, gap.next, two.first, two.skip], [1, 2, 4, 5, 6, 4]);
+});
+
+test('an old subscription ends at once: what was read for it is not written', () => {
+  const play = welcomed({ streams: [{ stream: 'a', id: 1, start: 'now' }] });
+  play.settle(1);
+  said(play);
+  play.double.publish('a', 'x');
+  play.core(1).turn();
+  play.receive(1, { type: 'subscribe', stream: 'a', id: 2, start: 'now' });
+  play.settle(1);
+  const [answer, ...rest] = said(play);
+  assert.deepEqual([answer.id, answer.from, rest], [2, 2, []]);
+  play.receive(1, { type: 'subscribe', stream: 'a', id: 1, start: 'now' });
+  play.receive(1, { type: 'unsubscribe', stream: 'a', id: 1 });
+  play.settle(1);
+  play.double.publish('a', 'y');
+  play.settle(1);
+  assert.deepEqual(said(play).map(({ first }) => first), [2]);
+});
+
+test('credit of a read that found nothing comes back, and no stream starves the others', () => {
+  const streams = ['a', 'b', 'c'].map((stream, i) => ({ stream, id: i + 1, start: 'now' }));
+  const play = welcomed({ streams, credit: { messages: 2, bytes: 1000 } });
+  play.settle(1);
+  said(play);
+  play.double.publish('a', '1', '2', '3', '4');
+  play.double.publish('c', '1');
+  play.settle(1);
+  assert.equal(said(play).flatMap(({ payloads }) => payloads).length, 2);
+  play.receive(1, { type: 'credit', messages: 5, bytes: 1000 });
+  play.settle(1);
+  assert.deepEqual(said(play).map(({ stream, payloads }) => [stream, payloads.length]).sort(), [['a', 2], ['c', 1]]);
+});
+
+test('an ack above what was given is legal after a hello, a lost tail is 1012, and 4400 on a subscription that began here', () => {
+  const start = (offset) => ({ streams: [{ stream: 'a', id: 1, held: { epoch: 'epoch-0', offset } }] });
+  const three = (double) => double.publish('a', 'x', 'y', 'z');
+  const blind = welcomed({ ...start(1), credit: { messages: 0, bytes: 0 } }, three);
+  said(blind);
+  blind.receive(1, { type: 'ack', acked: [['a', 'epoch-0', 3]] });
+  blind.settle(1);
+  assert.deepEqual(said(blind), []);
+  blind.receive(1, { type: 'ack', acked: [['a', 'epoch-0', 4]] });
+  blind.settle(1);
+  assert.deepEqual(typesOf(said(blind)), [1012]);
+  const fresh = welcomed({}, three);
+  fresh.receive(1, { type: 'subscribe', stream: 'a', id: 1, start: 'now' });
+  fresh.settle(1);
+  said(fresh);
+  fresh.receive(1, { type: 'ack', acked: [['a', 'other', 9], ['b', 'other', 9]] });
+  assert.deepEqual(said(fresh), []);
+  fresh.receive(1, { type: 'ack', acked: [['a', 'epoch-0', 4]] });
+  assert.deepEqual(typesOf(said(fresh)), ['error', 4400]);
+});
+
+test('a log that is cut while it is read becomes a gap with the own position as held', () => {
+  const play = welcomed({ streams: [{ stream: 'a', id: 1, start: 'earliest' }] }, (double) => double.publish('a', 'x', 'y', 'z'));
+  said(play);
+  const stream = play.double.stream('a');
+  stream.last = 1;
+  [2, 3].forEach((offset) => stream.log.delete(offset));
+  play.core(1).woken('a');
+  play.settle(1);
+  play.double.publish('a', 'new');
+  play.settle(1);
+  const [gap, message] = said(play);
+  assert.deepEqual([gap.from, gap.to, gap.next, gap.reason, message.first, message.skip], [1, 3, 4, 'rewritten', 4, undefined]);
+});
+
+test('leaving: what was read is committed and acked before 1012; a bye is obeyed after the acks', () => {
+  for (const [leave, code] of [[(play) => play.core(1).leave(), 1012], [(play) => play.receive(1, { type: 'bye', code: 'closed' }), 1000]]) {
+    const play = welcomed();
+    said(play);
+    play.receive(1, data('a', 1, 'x'));
+    leave(play);
+    play.receive(1, data('a', 2, 'after'));
+    play.settle(1);
+    const frames = said(play);
+    assert.deepEqual(typesOf(frames), ['ack', code]);
+    assert.deepEqual(frames[0].committed, [[0, 'a', 1]]);
+  }
+});
+
+test('the session is refreshed every third of its ttl, and a fence of its own is no end', () => {
+  const play = welcomed();
+  for (let i = 0; i < 205; i += 1) {
+    play.pass();
+    play.core(1).lifeSign(false);
+  }
+  assert.equal(play.double.queue.filter(({ step }) => step === 'refresh').length, 1);
+  said(play);
+  play.core(1).raised(play.core(1).id, play.core(1).fence);
+  play.core(1).raised('other', { generation: 9, instance: 'z', attempt: 1 });
+  assert.deepEqual(said(play), []);
+  play.core(1).raised(play.core(1).id, { generation: 9, instance: 'z', attempt: 1 });
+  assert.deepEqual(said(play), [{ close: 4409, reason: 'instance=z' }]);
+});
+
+test('a flood of steps and of messages is held back until the store has answered', () => {
+  const play = welcomed();
+  const pauses = [];
+  play.core(1).io.pause = (yes) => pauses.push(yes);
+  for (let i = 1; i <= 5000; i += 1) play.receive(1, data('a', i, 'x'));
+  assert.deepEqual(pauses, [true]);
+  play.settle(1);
+  assert.deepEqual(pauses, [true, false]);
+  for (let i = 1; i <= 300; i += 1) play.receive(1, { type: 'subscribe', stream: `s${i}`, id: i, start: 'now' });
+  assert.deepEqual(pauses, [true, false, true]);
+});
+
+test('to a client that does not read go no data and only the newest pong', () => {
+  const play = welcomed({ streams: [{ stream: 'a', id: 1, start: 'now' }] });
+  play.settle(1);
+  said(play);
+  let isBlocked = true;
+  play.core(1).io.blocked = () => isBlocked;
+  for (const echo of ['1', '2', '3']) play.receive(1, { type: 'ping', echo, acked: [], sent_seqs: [] });
+  play.double.publish('a', 'x');
+  play.settle(1);
+  assert.deepEqual(said(play), []);
+  isBlocked = false;
+  play.settle(1);
+  assert.deepEqual(said(play).map(({ type, echo }) => [type, echo]), [['pong', '3'], ['data', undefined]]);
+});
