@@ -13,11 +13,12 @@ from typing import Any
 import attrs
 import pytest
 
-from server_fixture import leash
+from server_fixture import leash, node
 from server_fixture.cluster import ChildFailed, Cluster
 from server_fixture.commands import REFERENCE, checked, parse, shown, written
 from server_fixture.demo import judge
 from server_fixture.display import verdict_lines
+from tests.documents import ROOT, rows
 from tests.fault_server import opened, taken
 from tests.test_cluster import has_ended, wait_until
 from tests.test_demo import demo, faultless
@@ -120,6 +121,15 @@ def test_bad_flags_are_named(flags: list[str], said: str) -> None:
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_page_has_every_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``docs/node.md`` has each flag of the reference server with its default."""
+    for name in [name for name in os.environ if name.startswith(node.PREFIX)]:
+        monkeypatch.delenv(name)
+    flags = {f"--{name.replace('_', '-')}": default for name, default in vars(node.parse([])).items()}
+    said = {flag: default for flag, default, _ in rows(ROOT / "docs" / "node.md", "flag")}
+    assert said == {flag: str(default) or "empty" for flag, default in flags.items()}
 
 
 # -- a command as a node ----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from resilient_ws import events
 from server_fixture.cluster import Cluster
 from server_fixture.commands import shown, written
 from tests.conformance.plain_peer import plain
-from tests.documents import ROOT
+from tests.documents import ROOT, blocks
 from tests.fault_server import numbers, opened, taken
 from tests.node_js import OLDEST, SOURCE, node_js_command, node_js_directory
 from tests.test_demo import demo
@@ -134,6 +134,16 @@ def test_drained_node_hands_its_clients_over(pair: Cluster, number: int) -> None
         assert seen.of(events.DrainNoticed)
     assert node.child.wait(30.0) == 0
     node.restart()
+
+
+@cluster_test
+def test_block_of_the_page_runs(node_js: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The Python block of ``docs/node.md`` runs, from wherever the program is."""
+    (code,) = blocks(ROOT / "docs" / "node.md", "python")
+    path = "examples/node_js/src/node.js"
+    assert path in code
+    exec(code.replace(path, node_js[1]), {})
+    assert capsys.readouterr().out == "through node-2 node-2\n"
 
 
 @cluster_test

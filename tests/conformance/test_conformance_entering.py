@@ -40,6 +40,12 @@ def test_health_check_says_who_serves(nodes: Nodes) -> None:
     assert (status, said["node"], said["status"]) == (200, "node-1", "ok")
 
 
+def test_what_is_no_upgrade(nodes: Nodes) -> None:
+    """A plain GET is told that this is a WebSocket endpoint, and by whom."""
+    status, headers, _ = ask(nodes.url + "feed")
+    assert (status, {name.lower(): value for name, value in headers.items()}["resilient-node"]) == (426, "node-1")
+
+
 def test_publish_api_appends(nodes: Nodes) -> None:
     """A POST appends its body, text or bytes by its content type, and says where; everybody gets it."""
     name = nodes.stream()

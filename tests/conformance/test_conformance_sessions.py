@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+
 import pytest
 import websocket
 
-from tests.conformance.plain_peer import PlainPeer, plain
+from tests.conformance.plain_peer import PATIENCE, PlainPeer, plain
 from tests.conformance.subjects import DRAIN, TTL, Nodes, follow, held
 from tests.node_peer import ask
 
@@ -248,7 +252,7 @@ def test_auth_and_errors_change_nothing(nodes: Nodes) -> None:
         peer.round_trip()
 
 
-# -- leaving (section 7) -----------------------------------------------------------------------------------------------
+# -- leaving, and a store that is gone (section 7, rule 1) -------------------------------------------------------------
 
 
 def test_drain(nodes: Nodes) -> None:
@@ -276,3 +280,38 @@ def test_drain(nodes: Nodes) -> None:
     finally:
         node.restart()
     assert ask(nodes.other + "healthz")[0] == 200
+
+
+def test_silent_store(nodes: Nodes) -> None:
+    """A node without answers of the store closes 1013 and takes nobody in; then it serves, and no session is lost."""
+    engine, name = nodes.cluster.engine, nodes.stream()
+    assert engine is not None
+    with plain(nodes.url) as peer:
+        welcome = peer.hello(streams=follow(name))
+        peer.send(name, 1, "before")
+        assert peer.take(1) == ["before"]
+        engine.pause()
+        try:
+            assert peer.wait_closed().code == 1013
+            assert until(lambda: ask(nodes.url + "healthz")[0] == 503)
+            with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+                PlainPeer(nodes.url)
+            assert refused.value.status_code == 503
+            assert int(refused.value.resp_headers["retry-after"]) >= 0
+        finally:
+            engine.resume()
+        assert until(lambda: all(ask(url + "healthz")[0] == 200 for url in nodes.cluster.urls))
+        with plain(nodes.url) as again:
+            outbound = [{"producer": 0, "stream": name, "first": 1, "next": 3}]
+            settled = again.resume(peer, welcome, outbound=outbound)
+            assert (settled["verdict"], settled["committed"][0]["seq"]) == ("resumed", 1)
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    """Look until the condition holds; False where it does not in time."""
+    pause, deadline = threading.Event(), time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(0.05)
+    return True
