@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { crc32 } from 'node:zlib';
-import { Client, hex, NodeProcess, runNode, sleep, Store, until } from '../testbed/cluster.js';
+import { Client, hex, NodeProcess, runNode, sleep, stopAll, Store, until } from '../testbed/cluster.js';
 
 let store;
 let one;
@@ -17,9 +17,7 @@ before(async () => {
   [one, two] = await Promise.all(['n1', 'n2'].map((name) => NodeProcess.start(name, store.url, ['--poll=1', '--retention=50'])));
 });
 
-after(async () => {
-  await Promise.all([one, two, store].map((child) => child?.stop()));
-});
+after(stopAll);
 
 test('a new client is welcomed, sends, is acked, and is given what others append', async () => {
   const stream = fresh();
@@ -303,7 +301,7 @@ test('a store that does not answer: 1013, 503, and everything goes on when it is
   assert.equal((await sender.end()).code, 1013);
   assert.equal((await node.publish(stream, 'y')).status, 503);
   assert.equal((await idle.end()).code, 1013);
-  assert.equal((await node.request('/healthz')).status, 503);
+  await until(async () => (await node.request('/healthz')).status === 503, 'the node notices that the store is silent');
   own.signal('SIGCONT');
   await until(async () => (await node.request('/healthz')).status === 200, 'the node is healthy again');
   const { session, token } = sender.welcome;

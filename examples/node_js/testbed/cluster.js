@@ -52,9 +52,17 @@ async function freePort() {
   return port;
 }
 
+const children = new Set();
+
+/** Stop every process that a test started, also where it failed before its end. */
+export async function stopAll() {
+  await Promise.all([...children].map((child) => child.stop()));
+}
+
 /** A process that ends with the test. */
 class Child {
   start(command, words, environment, stdio) {
+    children.add(this);
     this.process = spawn(command, words, { env: { ...process.env, ...environment }, stdio });
     this.ended = once(this.process, 'exit').then(([code]) => code);
   }
