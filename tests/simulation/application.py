@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
 
 import attrs
 
 from resilient_ws.exceptions import Gap, OutboxFull, Rejected, SessionClosed, SessionLost
-from resilient_ws.frames import Position
-from resilient_ws.session import Role, SessionState
+from resilient_ws.frames import PRIVATE, Position
+from resilient_ws.session import Role, Run, SessionState
 from tests.simulation.journal import Sent
 from tests.simulation.nodes import LARGEST
 
@@ -28,9 +30,19 @@ class Delivery:
 
 @attrs.define
 class Begun:
-    """A subscription began here; ``position`` is where, None while nobody has answered."""
+    """
+    A subscription began here.
+
+    Attributes:
+        position: Where; None while nobody has answered.
+        start: What was asked for.
+        epoch, end: Of the log when that was asked for.
+    """
 
     position: Position | None = None
+    start: str = ""
+    epoch: str = ""
+    end: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -48,6 +60,10 @@ class Plan:
     outbox: int = 40
     policy: Literal["block", "raise", "drop_oldest", "drop_newest"] = "raise"
     journal: Literal["", "full", "normal"] = ""
+    acks_after: int = 0
+    """With manual acks: so many have to be in hand before they are acked, or all that there will be."""
+    naps: float = 0.0
+    """Seconds between two looks at the inbox, in the end too."""
 
 
 class Application:
@@ -59,8 +75,8 @@ class Application:
         self.dice = device.world.dice(f"{device.name} application")
         self.is_sending = True
         self.sends: list[Sent] = []
-        self.log: dict[str, list[Delivery | Gap | Begun]] = {stream: [Begun()] for stream in plan.subscribes}
-        self.begun = {stream: log[0] for stream, log in self.log.items()}
+        self.begun = {stream: self._asked(stream, plan.start) for stream in plan.subscribes}
+        self.log: dict[str, list[Delivery | Gap | Begun]] = {stream: [begun] for stream, begun in self.begun.items()}
         self.lost_sessions: list[SessionLost] = []
         self.refused: list[Exception] = []
         self.handled: set[tuple[str, str, int]] = set()
@@ -114,12 +130,29 @@ class Application:
             return
         session = device.session
         if session.has_items or receiver in self._taken:
-            self._finish(receiver)
-            for item in session.take(self.dice.choice((1, 2, 5)), receiver, device.now):
+            if not self.plan.acks_after or self._has_collected(receiver):
+                self._finish(receiver)
+            for item in session.take(8 if self.plan.naps else self.dice.choice((1, 2, 5)), receiver, device.now):
                 self._took(item, receiver)
             device.drive()
         slow = 1.5 if self.plan.is_slow and self.is_sending else 0.3
-        device.world.after(self.dice.uniform(0.01, slow), self._take, receiver)
+        least, most = (self.plan.naps, 1.2 * self.plan.naps) if self.plan.naps else (0.01, slow)
+        device.world.after(self.dice.uniform(least, most), self._take, receiver)
+
+    def _has_collected(self, receiver: int) -> bool:
+        """Has this receiver as many as it waits for, or everything that there will be?"""
+        if sum(len(run.payloads) for run in self._taken.get(receiver, ())) >= self.plan.acks_after:
+            return True
+        positions = self.device.session._core.inbox.subscriptions
+        slots = ((self.device.store.find(stream), positions[stream].passed) for stream in self.plan.subscribes)
+        return not self.is_sending and all(
+            slot is None or not slot.log[slot.index(passed.offset) :] for slot, passed in slots
+        )
+
+    @property
+    def in_hand(self) -> Iterator[Run]:
+        """What a receiver took and is not done with."""
+        return itertools.chain.from_iterable(self._taken.values())
 
     def _finish(self, receiver: int) -> None:
         """This receiver is done with what it took: with automatic acks its next take says so."""
@@ -147,11 +180,17 @@ class Application:
 
     # -- subscriptions ------------------------------------------------------------------------------------------------
 
-    def resubscribe(self, stream: str, start: Literal["now", "earliest", "here"]) -> None:
-        """Give a stream up and ask for it again: ``here`` is where it was."""
+    def _asked(self, stream: str, start: str) -> Begun:
+        slot = None if stream == PRIVATE else self.device.store.find(stream)
+        return Begun(None, start) if slot is None else Begun(None, start, slot.epoch, slot.last)
+
+    def resubscribe(self, stream: str, start: Literal["now", "earliest", "here"], *, is_hasty: bool = False) -> None:
+        """Give a stream up and ask for it again: ``here`` is where it was; hasty: before the last answer came."""
         device = self.device
         subscription = device.session._core.inbox.subscriptions.get(stream)
-        if subscription is None or not subscription.is_active or device.session.state is SessionState.ENDED:
+        if subscription is None or device.session.state is SessionState.ENDED:
+            return
+        if not subscription.is_active and (not is_hasty or start == "here"):
             return
         passed = subscription.passed
         device.session.unsubscribe(stream, device.now)
@@ -159,7 +198,7 @@ class Application:
         self._taken = {
             receiver: [run for run in runs if run.stream != stream] for receiver, runs in self._taken.items()
         }
-        begun = Begun(passed if start == "here" else None)
+        begun = Begun(passed) if start == "here" else self._asked(stream, start)
         self.begun[stream] = begun
         self.log[stream].append(begun)
         device.drive()

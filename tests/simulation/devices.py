@@ -17,7 +17,7 @@ from resilient_ws.session import Action, Dial, Session, SessionState, Shut, Writ
 from resilient_ws.welcome import Identity
 from tests.simulation import journal
 from tests.simulation.application import Application, Plan
-from tests.simulation.invariants import MOST_AT_ONE_ENDPOINT, check_dial, check_in_hand, check_session
+from tests.simulation.invariants import MOST_AT_ONE_ENDPOINT, check_begun, check_dial, check_in_hand, check_session
 from tests.simulation.nodes import TTL, Node
 from tests.simulation.wires import Network, Wire
 from tests.simulation.world import Broken, latency
@@ -285,9 +285,11 @@ class Device:
         if isinstance(event, events.ConnectionEnded) and event.code == 4409 and not self.session.connected:
             if superseder(event.reason) not in self.session._core.settings.instances:
                 self._foreign_at = self.now
-        elif isinstance(event, events.SessionReplaced) and event.reason == "superseded" and self._foreign_at is not None:
-            if self.now - self._foreign_at < FOREIGN_WINDOW:
-                raise Broken(f"S9 {self.name} lost its session to another process and goes on with a new one")
+        elif isinstance(event, events.SessionReplaced) and event.reason == "superseded" and self._is_contested():
+            raise Broken(f"S9 {self.name} lost its session to another process and goes on with a new one")
+
+    def _is_contested(self) -> bool:
+        return self._foreign_at is not None and self.now - self._foreign_at < FOREIGN_WINDOW
 
     def _observe(self) -> None:
         check_session(self.session)
@@ -307,6 +309,7 @@ class Device:
         for stream, begun in self.application.begun.items():
             if begun.position is None:
                 begun.position = self.session.position(stream)
+                check_begun(self.store, stream, begun)
 
     def _is_served(self) -> bool:
         """Is there a connection that works, to a node that works and reaches the store?"""

@@ -6,7 +6,10 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tests.simulation.focused import FOCUSED
+from tests.simulation.focused import KINDS as FOCUSED_KINDS
 from tests.simulation.nodes import Node
+from tests.simulation.strangers import Stranger
 
 if TYPE_CHECKING:
     from tests.simulation.schedule import Schedule
@@ -155,6 +158,13 @@ def tail(s: Schedule, dice: random.Random) -> None:
             s.forgotten.add(stream)
 
 
+def drain_tail(s: Schedule, dice: random.Random) -> None:
+    """A log loses its last messages while clients move to another node."""
+    drain(s, dice)
+    for _ in range(3):
+        s.world.after(dice.uniform(0.0, 0.6), tail, s, dice)
+
+
 def tail_failover(s: Schedule, dice: random.Random) -> None:
     """The store fails over to a replica that lacks the last messages of each log; new epochs say so."""
     for stream in [*s.streams, "echo"]:
@@ -169,6 +179,17 @@ def session_tail(s: Schedule, dice: random.Random) -> None:
     if session is not None:
         s.store.lose_session(session, dice.randint(1, 2))
         s.may_lose_sessions = True
+
+
+def orphan(s: Schedule, dice: random.Random) -> None:
+    """A node stands still while its clients' sessions are lost, so that they go on elsewhere under other ones."""
+    node = dice.choice(s.nodes)
+    _pause_for(s, node, dice.uniform(2.5, 8.0))
+    for device in s.devices:
+        session = device.session.session_id
+        if session is not None and any(wire.node is node for wire in device.wires.values()):
+            s.store.lose_session(session, None)
+            s.may_lose_sessions = True
 
 
 def wipe(s: Schedule, dice: random.Random) -> None:
@@ -200,6 +221,22 @@ def takeover(s: Schedule, dice: random.Random) -> None:
     s.take_over(dice.randrange(len(s.devices)))
 
 
+def takeover_undone(s: Schedule, dice: random.Random) -> None:
+    """A second process resumes, and the store forgets that at once: both resume from the same record."""
+    session = dice.choice(s.devices).session.session_id
+    owners = [index for index, device in enumerate(s.devices) if device.session.session_id == session]
+    if session is not None:
+        s.take_over(owners[0])
+        s.world.after(dice.uniform(0.02, 0.3), s.store.lose_session, session, 1)
+
+
+def stranger(s: Schedule, dice: random.Random) -> None:
+    """Another principal says hello with somebody's token."""
+    identity, node = dice.choice(s.devices).session._core.identity, dice.choice(s.nodes)
+    if identity is not None and node.refusal() is None and not node.is_paused:
+        Stranger(s.network, node, identity, f"{dice.getrandbits(128):032x}")
+
+
 def finish(s: Schedule, dice: random.Random) -> None:
     """A client accepts nothing more and ends when all is acked, now and then at once; another one begins."""
     how = dice.choice(("drain", "drain twice", "drain and close", "drain anew", "close", "bye"))
@@ -229,12 +266,14 @@ KINDS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
         cut, stall, one_way, swallow, lost_welcome, slow_dial, kill, kill_all, pause, ghost, drain, store_away,
-        node_off_store, lost_answer, new_epochs, trim, tail, tail_failover, session_tail, wipe, clock_jump, crash, sleep,
-        takeover, finish, publish_private, resubscribe, nothing,
+        node_off_store, lost_answer, new_epochs, trim, tail, tail_failover, session_tail, wipe, clock_jump, crash,
+        sleep, takeover, takeover_undone, stranger, orphan, drain_tail, finish, publish_private, resubscribe, nothing,
     )
 }  # fmt: skip
+"""By name; the usual mix draws from these, the focused ones from those below too."""
 
-RARE = ("takeover", "session_tail", "wipe", "tail", "tail_failover", "nothing")
+RARE = ("takeover", "takeover_undone", "stranger", "orphan", "drain_tail", "session_tail", "wipe", "tail", "tail_failover",
+        "nothing")
 """Not in the usual mix: what they excuse would hide what else is wrong."""
 
 MIXES: dict[str, tuple[str, ...]] = {
@@ -251,5 +290,12 @@ MIXES: dict[str, tuple[str, ...]] = {
     "toggle": ("resubscribe", "resubscribe", "cut", "drain", "lost_welcome"),
     "journal": ("crash", "crash", "cut", "lost_answer", "kill", "takeover"),
     "idle": ("nothing", "cut"),
+    "orphan": ("orphan", "cut"),
+    "twins": ("takeover_undone", "nothing"),
+    "stranger": ("stranger", "cut", "lost_welcome"),
+    "moving": ("drain_tail", "drain_tail", "nothing"),
+    "private": ("publish_private", "publish_private", "crash", "pause", "cut", "drain", "swallow"),
     "end": ("finish", "finish", "cut", "kill", "store_away"),
+    **{name: focus.kinds for name, focus in FOCUSED.items()},
 }
+KINDS.update(FOCUSED_KINDS)

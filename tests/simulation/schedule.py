@@ -6,6 +6,7 @@ import random
 
 import attrs
 
+from resilient_ws.exceptions import Gap
 from resilient_ws.frames import PRIVATE
 from resilient_ws.session import SessionState
 from server_fixture.backplane import Entry, Publish
@@ -46,6 +47,7 @@ class Schedule:
         self.world = World(script.seed)
         self.network = Network(self.world)
         self.store = Store(self.world, script.retention)
+        self.store.is_handled = self._is_handled
         self.nodes = [Node(self.world, self.store, f"n{i}") for i in range(script.nodes)]
         self.streams = ["a", "b"]
         self.is_healed = False
@@ -62,6 +64,16 @@ class Schedule:
         self.devices = [
             Device(self.network, self.nodes, f"d{number}", plan) for number, plan in script.devices
         ]
+
+    def _is_handled(self, epoch: str, offset: int) -> bool:
+        """Has anybody handled this private message, or passed a gap over it?"""
+        for device in [*self.devices, *self.dead]:
+            if (PRIVATE, epoch, offset) in device.application.handled:
+                return True
+            for item in device.application.log.get(PRIVATE, ()):
+                if isinstance(item, Gap) and item.epoch == epoch and offset < item.next:
+                    return True
+        return False
 
     # -- faults that need the cast ------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from resilient_ws.frames import PRIVATE
 from resilient_ws.session import Role
 from tests.simulation.application import Plan
 from tests.simulation.faults import MIXES
+from tests.simulation.focused import FOCUSED
 from tests.simulation.nodes import FORBIDDEN_STREAM
 
 LOAD = 20.0
@@ -61,14 +62,15 @@ class Script:
             seed=seed,
             nodes=dice.choice((2, 3)),
             retention=dice.choice((10_000, 10_000, 30)),
-            devices=tuple(enumerate(_plans(dice, mix), 1)),
+            devices=tuple(enumerate(FOCUSED[mix].cast(dice) if mix in FOCUSED else _plans(dice, mix), 1)),
             faults=_faults(dice, mix),
         )
 
 
 def _plans(dice: random.Random, mix: str) -> list[Plan]:
-    roles = dice.choice(ROLES[2:] if mix == "drain" else ROLES)
-    journal = dice.choice(("full", "normal")) if mix == "journal" else dice.choice(("", "", "", "full", "normal"))
+    roles = dice.choice(ROLES[2:] if mix in ("drain", "moving") else ROLES)
+    has_journal = mix in ("journal", "private")
+    journal = dice.choice(("full", "normal") if has_journal else ("", "", "", "full", "normal"))
     outbox, policy = dice.choice(((40, "raise"), (40, "raise"), (6, "raise"), (6, "drop_oldest"), (6, "drop_newest")))
     plans = [
         Plan(
@@ -90,7 +92,10 @@ def _plans(dice: random.Random, mix: str) -> list[Plan]:
 
 
 def _faults(dice: random.Random, mix: str) -> tuple[Planned, ...]:
-    times = [dice.uniform(1.0, LOAD) for _ in range(dice.randint(3, 10))]
+    focus = FOCUSED.get(mix)
+    times = [dice.uniform(1.0, LOAD) for _ in range(dice.randint(*(focus.faults if focus else (3, 10))))]
+    if focus:
+        times += [dice.uniform(LOAD - 2.0, LOAD) for _ in range(focus.late)]
     if mix == "swallow":  # what is lost last is noticed by nothing that follows
         times += [dice.uniform(LOAD - 1.0, LOAD) for _ in range(4)]
     kinds = MIXES[mix]

@@ -1,4 +1,4 @@
-"""Planted defects of what a client does with what arrives, and says of it: positions, gaps, subscriptions, credit, acks."""
+"""Planted defects of what a client does with what arrives: positions, gaps, subscriptions, credit, acks."""
 
 from __future__ import annotations
 
@@ -227,18 +227,18 @@ no_ack_again = replaced(Conversation, "riders", _only_news)
 hello_without_acks = replaced(Conversation, "write", _acks_not_said)
 
 MUTANTS = {
-    "gap_from_unchecked": Mutant("7", "epoch", replaced(Arrivals, "gap", _gap_believed)),
+    "gap_from_unchecked": Mutant("7", "skip", replaced(Arrivals, "gap", _gap_believed)),
     "prev_ignored": Mutant("7", "tail", replaced(Arrivals, "data", _prev_ignored)),
     "crc_not_in_hello": Mutant("7", "tail", patch_hello_stream(_no_crc)),
-    "live_is_the_limit": Mutant("7", "drain", replaced(Arrivals, "answered", _live_is_the_limit)),
-    "now_held_lost": Mutant("7, 12", "usual", _now_held_lost),
-    "client_no_subscription_id": Mutant("12", "toggle", client_without_ids),
+    "live_is_the_limit": Mutant("7", "handover", replaced(Arrivals, "answered", _live_is_the_limit)),
+    "now_held_lost": Mutant("7, 12", "listen", _now_held_lost),
+    "client_no_subscription_id": Mutant("12", "toggles", client_without_ids),
     "no_resubscribe": Mutant("12", "toggle", replaced(hearing, "repair_subscriptions", _nothing)),
-    "granted_on_ack": Mutant("9", "usual", replaced(Arrivals, "free", _free_when_acked)),
-    "double_grant": Mutant("9", "drain", replaced(Conversation, "free_credit", _granted_twice)),
-    "duplicates_cost_credit": Mutant("9", "toggle", _duplicates_cost),
-    "reader_stops": Mutant("9", "usual", _reads_when_empty),
-    "acks_what_arrived": Mutant("9", "usual", replaced(Arrivals, "acks", _acks_all_that_arrived)),
-    "no_ack_again": Mutant("9", "swallow", no_ack_again),
-    "gap_acks_in_hand": Mutant("9", "journal", replaced(Arrivals, "_leave", _gap_acks_all)),
+    "granted_on_ack": Mutant("9", "collect", replaced(Arrivals, "free", _free_when_acked)),
+    "double_grant": Mutant("9", "handover", replaced(Conversation, "free_credit", _granted_twice)),
+    "duplicates_cost_credit": Mutant("9", "toggles", _duplicates_cost),
+    "reader_stops": Mutant("9", "crawl", _reads_when_empty),
+    "acks_what_arrived": Mutant("9", "acks", replaced(Arrivals, "acks", _acks_all_that_arrived)),
+    "no_ack_again": Mutant("9", "acks", no_ack_again),
+    "gap_acks_in_hand": Mutant("9", "restart_tail", replaced(Arrivals, "_leave", _gap_acks_all)),
 }

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
-from resilient_ws import hearing, losing
+from resilient_ws import hearing, losing, session
 from resilient_ws.conversation import Conversation
+from resilient_ws.endpoints import EndpointPool
 from resilient_ws.frames import HelloStream
 from resilient_ws.inbox import Arrival, Arrivals, Run
 from resilient_ws.liveness import Liveness
 from resilient_ws.outbox import Unacked
-from tests.simulation.mutants.mutant import Mutant, replaced
+from resilient_ws.state import Phase
+from tests.simulation.mutants.mutant import Mutant, replaced, together
 
 
 def _own_4409_ends(original: Any) -> Any:
@@ -121,6 +123,31 @@ def patch_hello_stream(make: Callable[[Any], Any]) -> Callable[[], Any]:
     return planted
 
 
+def _kept_on_1013(original: Any) -> Any:
+    """A hello that ends without a welcome says nothing about its endpoint."""
+
+    def lose(core: Conversation, connection: Any, error: Exception, now: float) -> None:
+        forgiving = replaced(EndpointPool, "failed", _nothing) if connection.phase is Phase.HANDSHAKING else nullcontext
+        with forgiving():
+            original(core, connection, error, now)
+
+    return lose
+
+
+def _nothing(original: Any) -> Any:
+    return lambda *args: None
+
+
+def _avoids_nobody(original: Any) -> Any:
+    """The next endpoint is the best one, although it is being dialled."""
+    return lambda self, now, avoid=(): original(self, now)
+
+
+def _never_contested(original: Any) -> Any:
+    """That somebody else took the session a moment ago changes nothing."""
+    return lambda core, now: False
+
+
 MUTANTS = {
     "trim_when_sent": Mutant("2", "usual", replaced(Conversation, "write", _trim_when_sent)),
     "dropped_on_reconnect": Mutant("2", "store", replaced(hearing, "settle", _dropped_on_reconnect)),
@@ -133,5 +160,10 @@ MUTANTS = {
     "no_acks": Mutant("9", "usual", replaced(Arrivals, "acks", _no_acks)),
     "zero_is_absent": Mutant("10", "usual", patch_hello_stream(_zero_is_absent)),
     "client_ping_marks": Mutant("ping", "swallow", replaced(hearing, "is_missing", _marks_ignored)),
+    "superseded_goes_on": Mutant("4, 5", "pair", replaced(hearing, "is_contested", _never_contested)),
+    "endpoint_kept_on_1013": Mutant("6", "outage", together(
+        replaced(losing, "lose", _kept_on_1013), replaced(session, "lose", _kept_on_1013))),
+    "endpoint_never_left": Mutant("6", "outage", replaced(EndpointPool, "failed", _nothing)),
+    "hedge_to_the_same": Mutant("6", "hedge", replaced(EndpointPool, "next", _avoids_nobody)),
     "no_client_deadline": Mutant("liveness", "usual", replaced(hearing, "_liveness", _patient)),
 }  # fmt: skip

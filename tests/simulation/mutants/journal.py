@@ -1,8 +1,4 @@
-"""
-Planted defects of the journal, and of the numbering that outlives a session or a process.
-
-Caught elsewhere: a session that takes every foreign 4409 for the end is ``journal_forgets_instances`` in ``combined.py``.
-"""
+"""Planted defects of the journal, and of the numbering that outlives a session or a process."""
 
 from __future__ import annotations
 
@@ -138,7 +134,7 @@ MUTANTS = {
     "journal_renumbers": Mutant("2", "journal", replaced(journal, "restore", _renumbers)),
     "ready_before_disk": Mutant("5, 16", "journal", replaced(Device, "_written_down", _ready_before_disk)),
     "taken_is_handled": Mutant("9, 16", "journal", replaced(Subscription, "taken", _taken_is_handled)),
-    "later_producer_not_waiting": Mutant("11", "journal", replaced(Unacked, "writable", _all_at_once)),
+    "later_producer_not_waiting": Mutant("11", "restart", replaced(Unacked, "writable", _all_at_once)),
     "producer_per_connection": Mutant("2, 11", "store", together(
         replaced(Conversation, "hello", _new_producer), replaced(Unacked, "outcome", _outcome_of_any))),
 }  # fmt: skip

@@ -1,0 +1,44 @@
+"""Defects that are planted together, because each alone is covered by another rule."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+from resilient_ws import losing
+from resilient_ws.backoff import Treatment, superseder
+from resilient_ws.conversation import Conversation
+from resilient_ws.exceptions import SessionTakenOver
+from tests.simulation.journal import Instance, Restored
+from tests.simulation.mutants.arrivals import client_without_ids, hello_without_acks, no_ack_again
+from tests.simulation.mutants.mutant import Mutant, replaced, together
+from tests.simulation.mutants.node import node_without_ids
+
+
+def _forgets_instances(original: Any) -> Any:
+    def take(self: Restored, record: Any) -> None:
+        if not isinstance(record, Instance):
+            original(self, record)
+
+    return take
+
+
+def _foreign_is_fatal() -> Any:
+    """The first 4409 that names somebody else is the end."""
+    original = losing.AFTER_LOSS[Treatment.SUPERSEDED]
+
+    def superseded(core: Conversation, connection: Any, error: Exception, now: float) -> None:
+        if superseder(getattr(error, "reason", "")) in core.settings.instances:
+            original(core, connection, error, now)
+        else:
+            core.end(SessionTakenOver("somebody else has the session"), now)
+
+    return patch.dict(losing.AFTER_LOSS, {Treatment.SUPERSEDED: superseded})
+
+
+MUTANTS = {
+    "no_subscription_ids": Mutant("12", "toggles", together(client_without_ids, node_without_ids)),
+    "journal_forgets_instances": Mutant("4, 16", "revenant", together(
+        replaced(Restored, "take", _forgets_instances), _foreign_is_fatal)),
+    "hello_is_no_ack": Mutant("9", "parting", together(hello_without_acks, no_ack_again)),
+}  # fmt: skip
