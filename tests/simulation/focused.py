@@ -114,6 +114,8 @@ def _hold_hello(s: Schedule, index: int, device: Device, tries: int = 400) -> No
     saying = [c.number for c in device.session._core.connections.values() if c.phase is Phase.HANDSHAKING]
     wire = device.wires.get(saying[0]) if saying else None
     if s.is_healed or s.devices[index] is not device or not tries:
+        for node in s.nodes:
+            node.resume()
         return
     if wire is None:
         s.world.after(0.001, _hold_hello, s, index, device, tries - 1)
@@ -121,6 +123,9 @@ def _hold_hello(s: Schedule, index: int, device: Device, tries: int = 400) -> No
     node = wire.node
     assert isinstance(node, Node)
     node.pause()
+    if (node.wire_received, wire) not in [(what, args[0]) for what, args in node._waiting]:
+        s.world.after(0.001, _hold_hello, s, index, device, tries - 1)
+        return
     s.crash(index)
     _let_hello_in(s, s.devices[index], node)
 
