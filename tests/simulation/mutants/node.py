@@ -127,6 +127,17 @@ def _refused_stream_fails_hello(original: Any) -> Any:
     return plan
 
 
+def _hello_is_no_ack(original: Any) -> Any:
+    return lambda asked: ()
+
+
+def _rides_without_acks(original: Any) -> Any:
+    def rode_along(self: ServerSession, frame: Any) -> None:
+        original(self, attrs.evolve(frame, acked=()))
+
+    return rode_along
+
+
 def _patient(original: Any) -> Any:
     def quiet(self: ServerSession) -> None:
         self._heard_at = max(self._heard_at, self._now - self._settings.keepalive_interval)
@@ -165,6 +176,8 @@ node_without_ids = together(
 )
 """A node that answers and ends whatever subscription there is of a stream: the client's ids alone cover that."""
 
+_PINGS_ARE_NO_ACKS = replaced(ServerSession, "_rode_along", _rides_without_acks)
+
 MUTANTS = {
     "no_refresh": Mutant("1", "idle", replaced(ServerSession, "_refresh", _no_refresh)),
     "no_refresh_giveup": Mutant("1", "node", replaced(ServerSession, "store_silent", _keeps_its_sessions)),
@@ -179,6 +192,9 @@ MUTANTS = {
     "spare_raises_the_fence": Mutant("6", "drain", replaced(ServerSession, "_stand", _spare_enters)),
     "unreachable_is_new": Mutant("12", "store", replaced(Outlet, "call", _unreachable_is_new)),
     "refused_stream_fails_hello": Mutant("14", "usual", replaced(Entering, "_plan", _refused_stream_fails_hello)),
+    "pings_are_no_acks": Mutant("9, ping", "private", _PINGS_ARE_NO_ACKS),
+    "pings_and_hellos_are_no_acks": Mutant("9", "private", together(
+        _PINGS_ARE_NO_ACKS, replaced(entering, "_acked", _hello_is_no_ack))),
     "server_ping_marks": Mutant("ping", "swallow", replaced(Appending, "marks", _server_marks_missing)),
     "no_node_deadline": Mutant("liveness", "usual", replaced(ServerSession, "_quiet", _patient)),
 }  # fmt: skip

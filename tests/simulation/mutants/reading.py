@@ -13,6 +13,7 @@ import attrs
 
 from resilient_ws.frames import Credit, Held, HelloStream, StreamAnswer
 from server_fixture import entering, reading
+from server_fixture.backplane import TrimPrivate, is_private
 from server_fixture.reading import Reader, Reading
 from tests.simulation.mutants.mutant import Mutant, replaced, together
 
@@ -111,8 +112,21 @@ def _credit_ignored(original: Any) -> Any:
     return begin
 
 
-def _hello_is_no_ack(original: Any) -> Any:
-    return lambda asked: ()
+def _trims_what_is_acked(original: Any) -> Any:
+    def trim(self: Reading, reader: Reader) -> None:
+        if is_private(reader.stream) and reader.acked > reader.trimmed:
+            reader.trimmed = reader.acked
+            request = TrimPrivate(session=self._session, fence=self._fence, epoch=reader.epoch, offset=reader.acked)
+            self._outlet.call(request, lambda done: None, failed=lambda: None)
+
+    return trim
+
+
+def _acks_prove_nothing(original: Any) -> Any:
+    def found(self: Reading, reader: Reader, part: Any, claim: int) -> None:
+        original(self, reader, part, 0)
+
+    return found
 
 
 def _no_gap_in_answers(original: Any) -> Any:
@@ -133,7 +147,8 @@ MUTANTS = {
     "epoch_not_compared": Mutant("8", "epoch", replaced(Reader, "settle", _epoch_not_compared)),
     "credit_kept_by_idle_streams": Mutant("9", "idle", replaced(Reading, "_found", _credit_kept_by_idle_streams)),
     "node_ignores_credit": Mutant("9", "usual", replaced(Reading, "__init__", _credit_ignored)),
-    "hello_is_no_ack": Mutant("9", "private", replaced(entering, "_acked", _hello_is_no_ack)),
+    "trims_beyond_what_was_sent": Mutant("9", "private", replaced(Reading, "_trim", _trims_what_is_acked)),
+    "acks_prove_nothing": Mutant("9, 7", "moving", replaced(Reading, "_found", _acks_prove_nothing)),
     "node_zero_is_absent": Mutant("10", "usual", together(
         replaced(reading, "held_of", _zero_is_no_position), replaced(entering, "held_of", _zero_is_no_position))),
 }  # fmt: skip

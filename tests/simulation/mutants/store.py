@@ -187,6 +187,24 @@ def _confirms_nothing(original: Any) -> Any:
     return lambda self, r, now: Done()
 
 
+def _any_principal(original: Any) -> Any:
+    def enter(self: MemoryBackplane, r: Any, now: float) -> Any:
+        record = self._buckets[bucket_of(r.session or r.new_session)].records.get(r.session or "")
+        return original(self, r if record is None else attrs.evolve(r, principal=record.principal), now)
+
+    return enter
+
+
+def _refused_principal_stays(original: Any) -> Any:
+    def enter(self: MemoryBackplane, r: Any, now: float) -> Any:
+        answer = original(self, r, now)
+        if isinstance(answer, Foreign):
+            self._buckets[bucket_of(r.session)].records[r.session].principal = r.principal
+        return answer
+
+    return enter
+
+
 def _superseded_is_fatal(original: Any) -> Any:
     def enter(self: MemoryBackplane, r: Any, now: float) -> Any:
         answer = original(self, r, now)
@@ -236,6 +254,9 @@ MUTANTS = {
     "ready_confirms_the_current_one": Mutant("5", "ghost", replaced(
         MemoryBackplane, "_confirm", _confirms_the_current_one)),
     "old_tokens_stay_valid": Mutant("5", "pair", replaced(MemoryBackplane, "_confirm", _confirms_nothing)),
+    "any_principal_resumes": Mutant("5", "stranger", replaced(MemoryBackplane, "_enter_session", _any_principal)),
+    "refused_principal_stays": Mutant("5", "stranger", replaced(
+        MemoryBackplane, "_enter_session", _refused_principal_stays)),
     "superseded_is_fatal": Mutant("5", "pair", replaced(MemoryBackplane, "_enter_session", _superseded_is_fatal)),
     "no_crc": Mutant("7", "tail", replaced(Stream, "matches", _no_crc)),
     "no_crc_in_reads": Mutant("7", "tail", replaced(MemoryBackplane, "_read", _no_crc_in_reads)),
