@@ -135,7 +135,7 @@ class _Outbound:
             if effect.producer is None or effect.seq is None:
                 continue
             key = (effect.producer, log.stream, effect.seq)
-            if effect.payload not in self.evidence.sends.get(key, ()):
+            if self._is_invented(log, effect):
                 self._find(
                     "phantom", key, f"offset {effect.offset} holds seq {effect.seq} as {effect.payload}: never sent"
                 )
@@ -148,6 +148,10 @@ class _Outbound:
             highest[effect.producer] = max(effect.seq, highest.get(effect.producer, 0))
             self.places[effect.producer, log.stream, log.epoch].append((effect.seq, effect.offset))
         self.present.update(seen)
+
+    def _is_invented(self, log: Log, effect: h.Effect) -> bool:
+        identity = None if effect.producer is None or effect.seq is None else (effect.producer, effect.seq)
+        return identity not in self.evidence.origins.get((log.stream, effect.payload), ())
 
     def _recovered(self, log: Log) -> collections.abc.Iterator[h.Effect]:
         """
@@ -170,7 +174,9 @@ class _Outbound:
         sent and published.
         """
         sightings = [] if log.rewritten else list(log.sightings())
-        places = collections.Counter(effect.payload for effect in log.held.values())
+        places = collections.Counter(
+            effect.payload for effect in log.held.values() if not self._is_invented(log, effect)
+        )
         for offset, payloads in sightings:
             if len(payloads) > 1:
                 what = f"offset {offset} was seen as {' and '.join(sorted(payloads))}"

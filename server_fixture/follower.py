@@ -77,8 +77,7 @@ class Follower:
         if is_again and first > self.next:
             self.jumps.append((self._log(), self.next, first - 1, op.time))
         self._give_up()
-        open_spans = [span for span in self.spans if span.last is None]
-        if not (is_again and open_spans and open_spans[-1].first <= first):
+        if not is_again or first < self.next:
             self._close_spans()
             self.spans.append(_Span(self.evidence.log(self.stream, epoch), first))
         self.following, self.epoch, self.next = True, epoch, first
@@ -134,9 +133,10 @@ class Follower:
             )
         elif not self._is_genuine(op, log):
             self.doubtful.append(op)
-        if op.epoch != self.epoch and not self._change_epoch(op):
-            return
         seen = self.seen[op.epoch]
+        if op.epoch != self.epoch and not self._change_epoch(op):
+            seen.add(op.offset)
+            return
         if op.offset < self.next:
             self._late(op, op.offset in seen)
         elif op.offset > self.next:

@@ -126,11 +126,13 @@ def lost(facts: Facts) -> Found:
     L3: every message that the store holds, and that a process is owed, was delivered to it or is rightly in a gap.
     """
     for stay in facts.stays:
+        told = facts.told(stay.process, stay.line)
         for offset in facts.held.get(stay.line, {}):
-            is_owed = stay.first <= offset < stay.end() and not facts.may_be_replaced(stay, math.inf, offset)
+            is_owed = stay.first <= offset < stay.end()
             if not is_owed or (stay.process, stay.line, offset) in facts.had:
                 continue
-            told = facts.told[stay.process, stay.line]
+            if facts.was_given_up(stay.process, stay.line, offset, stay.ended_at):
+                continue
             if not any(_may_pass_over(stay, step, gap, offset) for step, gap in told):
                 yield _due("lost", stay, offset, "is in the store and never came")
 
@@ -145,7 +147,7 @@ def unreported_gap(facts: Facts) -> Found:
             for offset in range(first, last + 1):
                 if (stay.process, stay.line, offset) in facts.had or not facts.existed(stay.line, offset):
                     continue
-                if not facts.may_be_replaced(stay, at, offset):
+                if not facts.may_be_replaced(stay.process, stay.line, offset, at):
                     yield _due("unreported_gap", stay, offset, "never came, and no gap was reported for it")
 
 
@@ -234,10 +236,9 @@ def delivered_invention(facts: Facts) -> Found:
             line, offset, payload = (delivery.stream, delivery.epoch), delivery.offset, delivery.payload
             if not facts.origins[delivery.stream, payload]:
                 yield _came("phantom", delivery, f"came as {payload}, which nobody sent or published")
-            if not facts.can_read(line, offset) or facts.may_be_replaced(stay, step.at, offset):
-                continue
-            held = facts.held[line].get(offset)
-            if held is None or held.payload != payload:
+            held = facts.held[line].get(offset) if facts.can_read(line, offset) else None
+            is_other = facts.can_read(line, offset) and (held is None or held.payload != payload)
+            if is_other and not facts.may_be_replaced(stay.process, line, offset, step.at):
                 yield _came("phantom", delivery, f"came as {payload}, the store says {held}")
 
 
@@ -273,12 +274,12 @@ def stored_too_often(facts: Facts) -> Found:
     """
     for line, effects in facts.places.items():
         for payload, places in by(effects, lambda effect: effect.payload).items():
-            own = [place for place in places if place.producer is None and facts.can_read(line, place.offset)]
+            can_be = [p for p in places if not (facts.can_read(line, p.offset) and facts.is_invented(line, p))]
+            own = [place for place in can_be if place.producer is None and facts.can_read(line, place.offset)]
             origins = facts.origins[line[0], payload]
             published = facts.published[line[0], payload]
-            extra = places[len(origins - {None}) + published :] if origins else []
-            extra += own[published:] if None in origins else []
-            for place in extra:
+            extra = can_be[len(origins - {None}) + published :] if origins else []
+            for place in extra + own[published:]:
                 yield _stored("duplicated", line, place.offset, f"holds {payload} once more than it was sent")
 
 

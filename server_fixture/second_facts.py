@@ -160,8 +160,7 @@ class Facts:
         origins: (stream, payload) -> the producer and seq of each send of it, and None where it was published.
         places: The messages whose place in a (stream, epoch) is known, in the order of places.
         present: (producer, stream, seq) of every message that is in `places`.
-        stays: Where each process was.
-        told: (process, (stream, epoch)) -> the gaps that it was told of while it was there.
+        stays, alike: Where each process was; the same by (process, (stream, epoch)).
     """
 
     def __init__(self, history: collections.abc.Iterable[h.Op]) -> None:
@@ -177,15 +176,7 @@ class Facts:
         self.last_epoch = {op.stream: op.epoch for op in self._all(h.FinalRead)}
         self.rewritten = {(op.stream, op.epoch) for op in self._all(h.GapReported) if op.reason == "rewritten"}
         self.stays = self._where()
-        self.told = {
-            (stay.process, stay.line): [
-                told
-                for other in self.stays
-                if (other.process, other.line) == (stay.process, stay.line)
-                for told in other.gaps()
-            ]
-            for stay in self.stays
-        }
+        self.alike = by(self.stays, lambda stay: (stay.process, stay.line))
         self.had: dict[tuple[str, Line, int], int] = {}
         self.witnessed: dict[Line, dict[int, set[str]]] = collections.defaultdict(dict)
         self.origins: dict[tuple[str, str], set[tuple[str, int] | None]] = collections.defaultdict(set)
@@ -313,15 +304,28 @@ class Facts:
     def _of(self, producer: str, line: Line) -> list[tuple[int, int]]:
         return [(e.seq, e.offset) for e in self.places[line] if e.producer == producer and e.seq is not None]
 
-    def may_be_replaced(self, stay: Stay, at: float, offset: int) -> bool:
+    def told(self, process: str, line: Line) -> list[tuple[Step, h.GapReported]]:
         """
-        Whether what the store holds there may be something else than when the process passed it, at this place in the
-        history: the process was told so later, or had given its position up, so that only others were told.
+        The gaps within an epoch that a process was told of, in all its stays there.
         """
-        was_left = isinstance(stay.ended_by, (h.Subscribed, h.Unsubscribed))
-        if was_left and offset < stay.due and stay.line in self.rewritten:
-            return True
-        return any(
-            gap.reason == "rewritten" and later.at > at and offset <= last_of(gap)
-            for later, gap in self.told[stay.process, stay.line]
+        return [(step, gap) for stay in self.alike[process, line] for step, gap in stay.gaps() if gap.epoch == line[1]]
+
+    def was_given_up(self, process: str, line: Line, offset: int, at: float) -> bool:
+        """
+        Whether a process gave up, at this place in the history or later, a position behind this offset of a log that
+        was rewritten: then only others are told, and what the store holds may be something else than he passed.
+        """
+        return line in self.rewritten and any(
+            isinstance(stay.ended_by, (h.Subscribed, h.Unsubscribed)) and stay.ended_at >= at and offset < stay.due
+            for stay in self.alike[process, line]
+        )
+
+    def may_be_replaced(self, process: str, line: Line, offset: int, at: float) -> bool:
+        """
+        Whether what the store holds may be something else than a process had or passed, at this place in the history:
+        he was told so later, or had given his position up.
+        """
+        return self.was_given_up(process, line, offset, at) or any(
+            gap.reason == "rewritten" and step.at > at and offset <= last_of(gap)
+            for step, gap in self.told(process, line)
         )
