@@ -40,7 +40,8 @@ test('control frames: types are exact', () => {
     '{"type":"ready","generation":-1}', '{"type":"ready"}', '{"type":"ready","generation":[1]}', '{"type":"bye","code":"no space"}',
     '{"type":"bye","hint":"a\\u0007"}', '{"type":"bye","hint":"\\ud800"}', '{"type":"error","code":"x","fatal":1}',
     '{"type":"subscribe","stream":"a","id":1}', '{"type":"subscribe","stream":"a","id":1,"start":"later"}',
-    '{"type":"subscribe","stream":"a","id":1,"start":"now","held":{"epoch":"e","offset":0}}', '{"type":"subscribe","stream":"-a","id":1,"start":"now"}',
+    '{"type":"subscribe","stream":"a","id":1,"start":"now","held":{"epoch":"e","offset":0}}',
+    '{"type":"subscribe","stream":"-a","id":1,"start":"now"}',
     '{"type":"ping"}', '{"type":"ping","echo":"é"}', '{"type":"auth","access_token":""}']) refuses(text, message);
   assert.equal(text(`{"type":"bye","hint":"${'é'.repeat(1024)}"}`).hint.length, 1024);
   refuses(text, `{"type":"bye","hint":"${'é'.repeat(1025)}"}`);

@@ -77,7 +77,8 @@ test('no ack goes beyond what was asked for, though the store has more', () => {
 
 test('a welcome tells what is committed, unknown and rejected', () => {
   const producer = HELLO.producers[0];
-  const play = welcomed({ outbound: [{ producer: 0, stream: 'a', first: 2, next: 5 }, { producer: 0, stream: 'b', first: 4, next: 5 }] }, (double) => {
+  const outbound = [{ producer: 0, stream: 'a', first: 2, next: 5 }, { producer: 0, stream: 'b', first: 4, next: 5 }];
+  const play = welcomed({ outbound }, (double) => {
     double.stream('a').producers.set(producer, 3);
     double.stream('a').tombstones.set(`${producer} 1`, 'old').set(`${producer} 3`, 'gone');
   });

@@ -161,9 +161,8 @@ export class Double {
     }
     stream.producers.set(producer, last);
     if (stream.last > before) this.onStored(name);
-    const asked = entries.map((_, i) => first + i);
-    const rejected = asked.flatMap((seq) => (stream.tombstones.has(`${producer} ${seq}`) ? [[seq, stream.tombstones.get(`${producer} ${seq}`)]] : []));
-    return { kind: 'appended', seq: last, rejected };
+    const codes = entries.map((_, i) => [first + i, stream.tombstones.get(`${producer} ${first + i}`)]);
+    return { kind: 'appended', seq: last, rejected: codes.filter(([, code]) => code !== undefined) };
   }
 
   read({ stream: name, epoch, after, crc, messages, bytes }) {

@@ -155,8 +155,9 @@ export class Player {
     const name = frame.stream === '~' ? `~${this.core(conn).id}` : frame.stream;
     const content = this.scenario.content?.[frame.stream] ?? ((n) => `{"n":${n}}`);
     const last = frame.first + frame.payloads.length - 1;
-    const missing = Array.from({ length: Math.max(0, Math.min(100, last - this.double.stream(name).last)) }, (_, i) => this.double.stream(name).last + 1 + i);
-    this.double.publish(name, ...missing.map(content));
+    const end = this.double.stream(name).last;
+    const missing = Array.from({ length: Math.max(0, Math.min(100, last - end)) }, (_, i) => content(end + 1 + i));
+    this.double.publish(name, ...missing);
     this.core(conn).turn();
   }
 

@@ -125,7 +125,8 @@ export const SCENARIOS = {
     content: { ticker: counted, news: (n) => NEWS[n] },
     forbidden: { secret: "ask for the role 'auditor'" },
     after: { 0.05: '0.07', 0.1: '0.12', 0.11: '0.12' },
-    policy: '`secret` is forbidden by the policy of an operator; the test has such a policy. Its answer may come before the other one; message 9 crosses the unsubscribe on its way',
+    policy: '`secret` is forbidden by the policy of an operator; the test has such a policy. Its refusal needs no store and may come '
+      + 'before the other answer; message 9 crosses the unsubscribe on its way',
   },
   taken_over: {
     nodes: { 2: 'n2' },
