@@ -106,7 +106,8 @@ inline read_data()
 #endif
 /* The close is read, after what was written before it; BROKEN takes that with it, or does not. */
 #define HAS_FAILED (trying != NONE && conn[trying].code != 0 && (conn[trying].code == BROKEN || !conn[trying].welcome))
-#define IS_LOST (primary != NONE && conn[primary].code != 0 && (conn[primary].code == BROKEN || conn[primary].told <= acked))
+#define IS_LOST (primary != NONE && conn[primary].code != 0 && \
+                 (conn[primary].code == BROKEN || conn[primary].told <= acked))
 
 active proctype Client()
 {

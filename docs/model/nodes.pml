@@ -1,4 +1,4 @@
-/* The nodes: one process for each connection. Faults decide which connections die together, so there are enough nodes. */
+/* The nodes: one process for each connection. Faults decide which connections die together. */
 
 #define C _pid
 

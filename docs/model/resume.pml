@@ -1,8 +1,8 @@
 /*
  * The resume handshake of `resilient.v1` (docs/protocol.md, section 6, rules 2 to 7), for spin 6.5.
  *
- * One client, as many connections as it says hellos, the nodes that serve them, and one store in which every operation is one
- * atomic step in one slot. README.md says what is abstracted, which properties are checked, and how to run it.
+ * One client, as many connections as it says hellos, the nodes that serve them, and one store in which every operation
+ * is one atomic step in one slot. README.md says what is abstracted, which properties are checked, how to run it.
  *
  * Parts that are there with a macro only: JOURNAL (the client's process dies once and comes back), INBOUND (the client
  * follows its private stream). Each seeded bug is a macro too, used at the places that are marked "bug".
@@ -40,7 +40,7 @@
 #define OPEN 2
 #define GONE 3
 
-/* A connection as its node sees it: the hello unread; after step (a); after the private stream's part of (b); after (c). */
+/* A connection as its node sees it: hello unread; after step (a); after the private stream's part of (b); after (c). */
 #define ARRIVED 1
 #define ENTERED 2
 #ifdef INBOUND
@@ -172,7 +172,7 @@ inline close(c, why)
 {
     conn[c].node = CLOSED;
     conn[c].code = why;
-#ifdef FORGETS_INSTANCES                        /* bug: the second life takes the first one's instance for a foreign one */
+#ifdef FORGETS_INSTANCES                        /* bug: the first life's instance counts as a foreign one */
     if
     :: why == OUTRANKED && INSTANCE(owner) != INSTANCE(c) -> conn[c].code = FOREIGN
     :: else

@@ -59,7 +59,7 @@ inline append(c, m)
     :: conn[c].generation < fence -> answer = OUTRANKED; WITNESS("an append is fenced off")
 #endif
     :: else ->
-#ifndef NO_RAISE                                /* bug: an append does not raise the fence where no hello named the stream */
+#ifndef NO_RAISE                                /* bug: an append does not raise the fence, where no hello did */
         fence = MAX(fence, conn[c].generation);
 #endif
         if
