@@ -26,6 +26,7 @@ class Delivery:
     epoch: str
     offset: int
     payload: bytes
+    at: float
 
 
 @attrs.define
@@ -173,7 +174,7 @@ class Application:
             self._taken.setdefault(receiver, []).append(item)
             for place, payload in enumerate(item.payloads, item.first):
                 data = payload if isinstance(payload, bytes) else payload.encode()
-                self.log[item.stream].append(Delivery(item.epoch, place, data))
+                self.log[item.stream].append(Delivery(item.epoch, place, data, self.device.world.now))
                 self.crcs[item.stream, item.epoch, place] = crc32(data)
                 if self.plan.is_echo and self.is_sending and item.stream != self.plan.publishes[0]:
                     self.send_one(self.plan.publishes[0])

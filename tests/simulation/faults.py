@@ -272,8 +272,10 @@ KINDS: dict[str, Fault] = {
 }  # fmt: skip
 """By name; the usual mix draws from these, the focused ones from those below too."""
 
-RARE = ("takeover", "takeover_undone", "stranger", "orphan", "drain_tail", "session_tail", "wipe", "tail", "tail_failover",
-        "nothing")
+RARE = (
+    "takeover", "takeover_undone", "stranger", "orphan", "drain_tail", "session_tail", "wipe", "tail", "tail_failover",
+    "nothing",
+)  # fmt: skip
 """Not in the usual mix: what they excuse would hide what else is wrong."""
 
 MIXES: dict[str, tuple[str, ...]] = {

@@ -4,6 +4,7 @@ The judge of what one device got of one shared stream: S2, S4, S5, S7 and L3, it
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import attrs
@@ -55,12 +56,15 @@ class _Follower:
     def _complain(self, invariant: str, what: str) -> None:
         self.found.append(f"{invariant} {self.device.name}: {self.stream} {what}")
 
-    def _missing(self, first: int, last: int) -> list[int]:
-        """Return the offsets of the present epoch that the store has or had, and did not lose."""
+    def _missing(self, first: int, last: int, since: float = 0.0, until: float = math.inf) -> list[int]:
+        """Return the offsets of the present epoch that the store has or had, and had not lost between two times."""
         assert self.epoch is not None
-        gone = self.schedule.store.record.gone.get((self.stream, self.epoch), set())
-        ever = self._ever(self.epoch)
-        return [place for place in range(first, last + 1) if place in ever and place not in gone]
+        ever, record = self._ever(self.epoch), self.schedule.store.record
+        return [
+            place
+            for place in range(first, last + 1)
+            if place in ever and not record.was_gone(self.stream, self.epoch, place, since, until)
+        ]
 
     def _delivery(self, item: Delivery) -> None:
         where = f"offset {item.offset}"
@@ -71,7 +75,9 @@ class _Follower:
         elif item.offset <= self.offset:
             self._complain("S2", f"{where} came after {self.offset}")
         else:
-            missing = self._missing(self.offset + 1, item.offset - 1)
+            key = (self.stream, item.epoch, item.offset, item.payload)
+            read_after = self.schedule.store.record.stored_at.get(key, 0.0)
+            missing = self._missing(self.offset + 1, item.offset - 1, read_after, item.at)
             if missing:
                 self._complain("S5", f"{where} came after {self.offset}, {missing} are missing in silence")
         self.epoch, self.offset = item.epoch, item.offset

@@ -7,6 +7,7 @@ The invariants that can be seen at each step (S2, S3, S6 as the store sees them)
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
@@ -52,30 +53,40 @@ class Record:
         stored: Every message in the order in which it was stored.
         lost: How often a stored message was lost again, by payload.
         readable: What an offset of (stream, epoch) ever held, the last one last.
-        gone: The offsets of (stream, epoch) whose message was lost and nothing has taken its place.
+        gone: From when to when an offset of (stream, epoch) was lost and nothing had taken its place.
+        stored_at: When an offset of (stream, epoch) first held a payload.
     """
 
     stored: list[tuple[str, str, Entry]] = attrs.field(factory=list)
     lost: Counter[bytes] = attrs.field(factory=Counter)
     readable: dict[tuple[str, str], dict[int, list[bytes]]] = attrs.field(factory=dict)
-    gone: dict[tuple[str, str], set[int]] = attrs.field(factory=dict)
+    gone: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = attrs.field(factory=dict)
+    stored_at: dict[tuple[str, str, int, bytes], float] = attrs.field(factory=dict)
     _seqs: dict[tuple[str, str], int] = attrs.field(factory=dict)
     _fences: dict[tuple[str, str], Fence] = attrs.field(factory=dict)
     _attempts: dict[tuple[str, str], int] = attrs.field(factory=dict)
     _confirmed: dict[str, int] = attrs.field(factory=dict)
 
-    def appended(self, stream: str, epoch: str, entry: Entry) -> None:
+    def appended(self, stream: str, epoch: str, entry: Entry, now: float) -> None:
         where = (stream, epoch)
         self.stored.append((stream, epoch, entry))
         self.readable.setdefault(where, {}).setdefault(entry.offset, []).append(entry.payload)
-        self.gone.setdefault(where, set()).discard(entry.offset)
+        self.stored_at.setdefault((*where, entry.offset, entry.payload), now)
+        times = self.gone.setdefault(where, {}).get(entry.offset)
+        if times:
+            times[-1] = (times[-1][0], now)
 
-    def rolled_back(self, stream: str, epoch: str, entries: list[Entry]) -> None:
+    def rolled_back(self, stream: str, epoch: str, entries: list[Entry], now: float) -> None:
         """The store forgot these; their numbers, and their producers' seqs, may come again."""
         for entry in entries:
             self.lost[entry.payload] += 1
-            self.gone.setdefault((stream, epoch), set()).add(entry.offset)
+            self.gone.setdefault((stream, epoch), {}).setdefault(entry.offset, []).append((now, math.inf))
         self._seqs = {key: seq for key, seq in self._seqs.items() if key[1] != stream}
+
+    def was_gone(self, stream: str, epoch: str, offset: int, since: float, until: float) -> bool:
+        """Say whether nobody could read an offset at some time between two."""
+        times = self.gone.get((stream, epoch), {}).get(offset, ())
+        return any(lost <= until and back >= since for lost, back in times)
 
     def check_order(self, stream: str, producer: str, seq: int) -> None:
         """S2, S3: each seq of a producer is stored once, and after those before it."""
@@ -227,7 +238,7 @@ class Store:
         first = request.first if isinstance(request, Append) else 1
         stored = [(seq, entry) for seq, entry in enumerate(request.entries, first) if entry.code is None][-new:]
         for offset, (seq, entry) in enumerate(stored, before + 1):
-            self.record.appended(stream, slot.epoch, attrs.evolve(entry, offset=offset))
+            self.record.appended(stream, slot.epoch, attrs.evolve(entry, offset=offset), self.world.now)
             if isinstance(request, Append):
                 self.record.check_order(stream, request.producer, seq)
         for node in self.nodes:
@@ -250,7 +261,7 @@ class Store:
             return False
         tail = slot.log[-count:]
         self.memory.lose_tail(stream, count, producers=producers)
-        self.record.rolled_back(stream, slot.epoch, tail)
+        self.record.rolled_back(stream, slot.epoch, tail, self.world.now)
         return bool(tail)
 
     def lose_session(self, session: str, steps: int | None) -> None:
@@ -263,7 +274,7 @@ class Store:
         for stream in {stream for stream, _ in self.record.readable}:
             slot = self.find(stream)
             if slot is not None:
-                self.record.rolled_back(stream, slot.epoch, list(slot.log))
+                self.record.rolled_back(stream, slot.epoch, list(slot.log), self.world.now)
         self.memory.lose_all()
         self.record.lost = Counter(entry.payload for _, _, entry in self.record.stored)
         self.record.forget_session()
