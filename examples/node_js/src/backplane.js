@@ -102,7 +102,7 @@ export class Backplane {
     this.incarnation = null;
     this.redis = new Redis(redisOptions(config.backplane));
     this.hints = new Hints(redisOptions(config.backplane), log);
-    this.redis.on('error', (error) => log(`the store: ${error.message}`));
+    logOutages(this.redis, 'the store', log);
     this.redis.on('close', () => { this.incarnation = null; });
     this.redis.on('ready', () => this.greet());
   }
@@ -232,6 +232,19 @@ export class Backplane {
   }
 }
 
+/** Say once that a connection is lost and once that it is back, however often it is tried. */
+function logOutages(redis, what, log) {
+  let isLost = false;
+  redis.on('error', (error) => {
+    if (!isLost) log(`${what}: ${error.code ?? error.message}`);
+    isLost = true;
+  });
+  redis.on('ready', () => {
+    if (isLost) log(`${what}: connected again`);
+    isLost = false;
+  });
+}
+
 function randomId() {
   return randomBytes(16).toString('hex');
 }
@@ -243,7 +256,7 @@ class Hints {
     this.wakes = new Map();
     this.onFence = () => {};
     this.asked = null;
-    this.redis.on('error', (error) => log(`the store's channels: ${error.message}`));
+    logOutages(this.redis, "the store's channels", log);
     this.redis.on('close', () => { this.asked = null; });
     this.redis.on('ready', () => this.subscribe([FENCES, ...[...this.wakes.keys()].map(wakeChannel)]));
     this.redis.on('message', (channel, message) => this.came(channel, message));

@@ -112,7 +112,7 @@ export class Handshake {
       if (subscription) session.reading.begin(subscription, conclusion);
     }
     for (const { stream, held, acked } of hello.streams) {
-      if (acked !== undefined) session.reading.acknowledge(stream, held.epoch, acked);
+      if (acked !== undefined && acked <= held.offset) session.reading.acknowledge(stream, held.epoch, acked);
     }
   }
 
