@@ -201,7 +201,7 @@ FOCUSED: dict[str, Focus] = {
     "restart_tail": Focus(kinds=("tail", "trim", "crash", "stall"), cast=_restarting, faults=(8, 16)),
     "revenant": Focus(kinds=("revenant", "cut"), cast=_restarting),
     "skip": Focus(kinds=("swallow", "swallow", "new_epochs", "trim"), cast=_moving, faults=(10, 20)),
-    "toggles": Focus(kinds=("toggle",), cast=_toggling, faults=(10, 20)),
+    "toggles": Focus(kinds=("toggle", "toggle", "toggle", "cut"), cast=_toggling, faults=(10, 20)),
     "handover": Focus(kinds=("drain", "drain", "slow_dial"), cast=_moving, faults=(6, 12)),
     "collect": Focus(kinds=("nothing", "cut"), cast=_collecting),
     "crawl": Focus(kinds=("nothing",), cast=_crawling),

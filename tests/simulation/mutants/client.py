@@ -1,4 +1,10 @@
-"""Planted defects of the client: outbox, inbox, acks, credit, what a loss means."""
+"""
+Planted defects of the client: outbox, inbox, acks, credit, what a loss means, where is dialled.
+
+Not here, because nothing that anybody could see comes of them: a second foreign 4409 that is not the end (rule 5 ends
+the fight as soon as one side is ready), and a resume from what is acked instead of what is held (duplicates are
+dropped). A message that user code keeps failing on (rule 13) is no matter of the Session: see ``receiving.py``.
+"""
 
 from __future__ import annotations
 

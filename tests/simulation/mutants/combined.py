@@ -1,4 +1,9 @@
-"""Defects that are planted together, because each alone is covered by another rule."""
+"""
+Defects that are planted together, because each alone is covered by another rule.
+
+A node without ids of subscriptions is covered by the client's; a journal without its instances by the one more resume
+after a foreign 4409, and an end at the first one by the journal; a hello without acks by the pings that say them again.
+"""
 
 from __future__ import annotations
 
@@ -40,5 +45,6 @@ MUTANTS = {
     "no_subscription_ids": Mutant("12", "toggles", together(client_without_ids, node_without_ids)),
     "journal_forgets_instances": Mutant("4, 16", "revenant", together(
         replaced(Restored, "take", _forgets_instances), _foreign_is_fatal)),
+    # No message is swallowed in this mix, so that pings without acks alone do no harm either.
     "hello_is_no_ack": Mutant("9", "parting", together(hello_without_acks, no_ack_again)),
 }  # fmt: skip
