@@ -99,9 +99,9 @@ def _alive(s: Schedule, device: Device) -> list[str]:
         found.append(f"L2 {device.name} is not connected: {session.last_error!r}")
     if session.state is SessionState.DRAINING:
         found.append(f"L2 {device.name} drains and does not end")
-    for stream in device.plan.subscribes:
-        if session.subscription(stream) == "pending":
-            found.append(f"L2 {device.name} has no answer to its subscribe to {stream}")
+    pending = [stream for stream in device.plan.subscribes if session.subscription(stream) == "pending"]
+    if pending:
+        found.append(f"L2 {device.name} has no answer to its subscribe to {pending}")
     if session.unacked:
         found.append(f"L4 {device.name} has unacked messages: {session.unacked}")
     if session.session_id is not None and PRIVATE in device.plan.subscribes:
