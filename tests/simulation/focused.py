@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SPOKEN = Plan(publishes=("a", "b"), subscribes=("a",))
 HEDGING = frozenset({Role.CANDIDATE})
 LEAVING = frozenset({Role.SUCCESSOR})
+SYNCS: tuple[Literal["full", "normal"], ...] = ("full", "normal")
 
 
 @attrs.frozen(kw_only=True)
@@ -114,8 +115,8 @@ def _hold_hello(s: Schedule, index: int, device: Device, tries: int = 400) -> No
     saying = [c.number for c in device.session._core.connections.values() if c.phase is Phase.HANDSHAKING]
     wire = device.wires.get(saying[0]) if saying else None
     if s.is_healed or s.devices[index] is not device or not tries:
-        for node in s.nodes:
-            node.resume()
+        for stopped in s.nodes:
+            stopped.resume()
         return
     if wire is None:
         s.world.after(0.001, _hold_hello, s, index, device, tries - 1)
@@ -146,7 +147,7 @@ KINDS: dict[str, Callable[[Schedule, random.Random], None]] = {
 
 def _restarting(dice: random.Random) -> list[Plan]:
     """Programs with journals; the second receiver is slow, so that something is in hand when the other one goes on."""
-    sync = dice.choice(("full", "normal"))
+    sync = dice.choice(SYNCS)
     reader = Plan(subscribes=("a", "b", PRIVATE), receivers=2, ack=dice.choice(("auto", "manual")), journal=sync)
     return [
         attrs.evolve(SPOKEN, journal=sync),

@@ -82,7 +82,8 @@ def _private(s: Schedule, device: Device) -> list[str]:
     for other in s.dead:
         if other.name.split(".")[0] == root:
             seen += [item.payload for item in other.application.log[PRIVATE] if isinstance(item, Delivery)]
-    missing = [entry.payload for where, _, entry in s.store.record.stored if where == stream and entry.payload not in seen]
+    stored = [entry.payload for where, _, entry in s.store.record.stored if where == stream]
+    missing = [payload for payload in stored if payload not in seen]
     return [f"S5 {device.name}: private messages {missing[:3]} never came"] if missing else []
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from resilient_ws import hearing, losing, session
+from resilient_ws.backoff import Treatment
 from resilient_ws.conversation import Conversation
 from resilient_ws.endpoints import EndpointPool
 from resilient_ws.frames import HelloStream
@@ -38,7 +39,7 @@ def _client_no_dedupe(original: Any) -> Any:
         if found is Arrival.DROPPED and subscription is not None and subscription.is_active:
             self._queue.append(Run(batch.stream, subscription.epoch, batch.first, list(batch.payloads)))
             self.messages += len(batch.payloads)
-        return found
+        return found  # type: ignore[no-any-return]
 
     return data
 
@@ -48,7 +49,7 @@ def _client_accepts_hole(original: Any) -> Any:
         subscription = self.subscriptions.get(batch.stream)
         if subscription is not None and subscription.is_active and batch.first > subscription.offset + 1:
             subscription.offset = batch.first - 1
-        return original(self, batch)
+        return original(self, batch)  # type: ignore[no-any-return]
 
     return data
 
@@ -158,7 +159,7 @@ MUTANTS = {
     "trim_when_sent": Mutant("2", "usual", replaced(Conversation, "write", _trim_when_sent)),
     "dropped_on_reconnect": Mutant("2", "store", replaced(hearing, "settle", _dropped_on_reconnect)),
     "own_4409_ends": Mutant("4", "drain", lambda: patch.dict(
-        losing.AFTER_LOSS, {losing.Treatment.SUPERSEDED: _own_4409_ends(None)})),
+        losing.AFTER_LOSS, {Treatment.SUPERSEDED: _own_4409_ends(None)})),
     "client_no_dedupe": Mutant("7", "drain", replaced(Arrivals, "data", _client_no_dedupe)),
     "client_accepts_hole": Mutant("7", "swallow", replaced(Arrivals, "data", _client_accepts_hole)),
     "now_again": Mutant("7", "usual", patch_hello_stream(_now_again)),
