@@ -59,7 +59,7 @@ def _outbound(s: Schedule, device: Device, stored: Counter[bytes], place: dict[b
             found.append(f"S1 {what} failed with {outcome!r} and was stored")
         if outcome is False and device.is_alive:
             found.append(f"L1 {what} has no outcome")
-        if times and sent.stream not in s.forgotten:
+        if times > lost and sent.stream not in s.forgotten:  # what the store lost again has no place
             if place[sent.payload] < last.get(sent.stream, -1):
                 found.append(f"S3 {what} was stored before its predecessor")
             last[sent.stream] = place[sent.payload]
