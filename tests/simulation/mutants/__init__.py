@@ -7,8 +7,8 @@ A simulation that does not find them proves nothing. The seeds that are known to
 
 from __future__ import annotations
 
-from tests.simulation.mutants import arrivals, client, combined, journal, node, reading, store
+from tests.simulation.mutants import arrivals, client, combined, journal, node, reading, store, tokens
 from tests.simulation.mutants.mutant import Mutant
 
-MODULES = (client, arrivals, journal, node, reading, store, combined)
+MODULES = (client, arrivals, journal, node, reading, store, tokens, combined)
 MUTANTS: dict[str, Mutant] = {name: mutant for module in MODULES for name, mutant in module.MUTANTS.items()}

@@ -138,6 +138,13 @@ def _rides_without_acks(original: Any) -> Any:
     return rode_along
 
 
+def _never_looks(original: Any) -> Any:
+    def poll(self: ServerSession) -> None:
+        self._timers["poll"] = self._now + self._settings.poll_interval
+
+    return poll
+
+
 def _patient(original: Any) -> Any:
     def quiet(self: ServerSession) -> None:
         self._heard_at = max(self._heard_at, self._now - self._settings.keepalive_interval)
@@ -196,5 +203,6 @@ MUTANTS = {
     "pings_and_hellos_are_no_acks": Mutant("9", "private", together(
         _PINGS_ARE_NO_ACKS, replaced(entering, "_acked", _hello_is_no_ack))),
     "server_ping_marks": Mutant("ping", "swallow", replaced(Appending, "marks", _server_marks_missing)),
+    "no_poll": Mutant("7", "idle", replaced(ServerSession, "_poll", _never_looks)),
     "no_node_deadline": Mutant("liveness", "usual", replaced(ServerSession, "_quiet", _patient)),
 }  # fmt: skip

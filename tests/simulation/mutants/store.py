@@ -1,4 +1,4 @@
-"""Planted defects of the store: sessions, fences, logs."""
+"""Planted defects of the store: sessions, fences, logs. Its tokens are in ``tokens.py``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from server_fixture.backplane import (
     Done,
     EnterStream,
     Fence,
-    Foreign,
     ProducerState,
     SessionEntered,
     SessionUnknown,
     bucket_of,
 )
 from server_fixture.backplane.memory import MemoryBackplane
-from server_fixture.backplane.slots import Bucket, Producer, Stream
+from server_fixture.backplane.slots import Bucket, Producer, Record, Stream
 from tests.simulation.mutants.mutant import Mutant, replaced, together
 
 
@@ -55,17 +54,6 @@ def _ttl_counts_outage(original: Any) -> Any:
             self.clock += max(now - before - 2.0, 0.0)
 
     return advance
-
-
-def _only_current_token(original: Any) -> Any:
-    def enter(self: MemoryBackplane, r: Any, now: float) -> Any:
-        answer = original(self, r, now)
-        for bucket in self._buckets:
-            for record in bucket.records.values():
-                record.confirmed = record.fence.generation
-        return answer
-
-    return enter
 
 
 def _no_attempt(original: Any) -> Any:
@@ -164,55 +152,6 @@ def _generation_alone(original: Any) -> Any:
     return lambda self, other: self.generation > other.generation
 
 
-def _one_previous_token(original: Any) -> Any:
-    def enter(self: MemoryBackplane, r: Any, now: float) -> Any:
-        answer = original(self, r, now)
-        for bucket in self._buckets:
-            for record in bucket.records.values():
-                record.confirmed = max(record.confirmed, record.fence.generation - 1)
-        return answer
-
-    return enter
-
-
-def _confirms_the_current_one(original: Any) -> Any:
-    def confirm(self: MemoryBackplane, r: Any, now: float) -> Any:
-        record = self._buckets[bucket_of(r.session)].living(r.session)
-        return original(self, r if record is None else attrs.evolve(r, generation=record.fence.generation), now)
-
-    return confirm
-
-
-def _confirms_nothing(original: Any) -> Any:
-    return lambda self, r, now: Done()
-
-
-def _any_principal(original: Any) -> Any:
-    def enter(self: MemoryBackplane, r: Any, now: float) -> Any:
-        record = self._buckets[bucket_of(r.session or r.new_session)].records.get(r.session or "")
-        return original(self, r if record is None else attrs.evolve(r, principal=record.principal), now)
-
-    return enter
-
-
-def _refused_principal_stays(original: Any) -> Any:
-    def enter(self: MemoryBackplane, r: Any, now: float) -> Any:
-        answer = original(self, r, now)
-        if isinstance(answer, Foreign):
-            self._buckets[bucket_of(r.session)].records[r.session].principal = r.principal
-        return answer
-
-    return enter
-
-
-def _superseded_is_fatal(original: Any) -> Any:
-    def enter(self: MemoryBackplane, r: Any, now: float) -> Any:
-        answer = original(self, r, now)
-        return Foreign() if isinstance(answer, SessionEntered) and answer.reason == "superseded" else answer
-
-    return enter
-
-
 def _no_crc(original: Any) -> Any:
     def matches(self: Stream, offset: int, crc: int | None) -> bool | None:
         return None if original(self, offset, crc) is None or self.crc_at(offset) is not None else False
@@ -228,6 +167,29 @@ def _no_lift(original: Any) -> Any:
     return lambda self, offset: False
 
 
+def _writes_nothing_back(original: Any) -> Any:
+    def refresh(self: MemoryBackplane, r: Any, now: float) -> Any:
+        record = self._owned(r)
+        if not isinstance(record, Record):
+            return record
+        record.expires = self._buckets[bucket_of(r.session)].clock + r.ttl
+        return Done()
+
+    return refresh
+
+
+def _forgets_producers(original: Any) -> Any:
+    def forget(self: MemoryBackplane, slot: Stream, now: float) -> None:
+        for producer in [p for p, state in slot.producers.items() if state.touched < now - 1.0]:
+            del slot.producers[producer]
+
+    return forget
+
+
+def _always_the_same(original: Any) -> Any:
+    return lambda self: "0" * 32
+
+
 _NO_DEDUPE = replaced(MemoryBackplane, "_append", _no_dedupe)
 _NO_ENTER_FENCE = replaced(MemoryBackplane, "_raise_fence", _hello_writes_no_fence)
 _NO_FENCE = together(
@@ -241,6 +203,8 @@ MUTANTS = {
     "reject_kills_later_ones": Mutant("2", "usual", replaced(MemoryBackplane, "_append", _reject_kills_later_ones)),
     "no_first": Mutant("2", "tail", replaced(Stream, "settle", _no_first)),
     "no_first_of_unknown": Mutant("2, 11", "tail", replaced(Stream, "settle", _no_first_of_unknown)),
+    "store_forgets_producers": Mutant("2, 11", "store", replaced(
+        MemoryBackplane, "_forget_producers", _forgets_producers)),
     "no_attempt": Mutant("3", "ghost", replaced(MemoryBackplane, "_enter_session", _no_attempt)),
     "no_fence": Mutant("4", "pause", _NO_FENCE),
     "no_fence_no_dedupe": Mutant("2, 4", "pause", replaced(MemoryBackplane, "_append", _no_fence_no_dedupe)),
@@ -249,16 +213,10 @@ MUTANTS = {
     "same_fence_again": Mutant("4", "usual", replaced(MemoryBackplane, "_enter_session", _same_fence_again)),
     "trim_unfenced": Mutant("4", "private", replaced(MemoryBackplane, "_trim_private", _trim_unfenced)),
     "fence_is_a_number": Mutant("4", "twins", replaced(Fence, "__gt__", _generation_alone)),
-    "only_current_token": Mutant("5", "ghost", replaced(MemoryBackplane, "_enter_session", _only_current_token)),
-    "one_previous_token": Mutant("5", "ghost", replaced(MemoryBackplane, "_enter_session", _one_previous_token)),
-    "ready_confirms_the_current_one": Mutant("5", "ghost", replaced(
-        MemoryBackplane, "_confirm", _confirms_the_current_one)),
-    "old_tokens_stay_valid": Mutant("5", "pair", replaced(MemoryBackplane, "_confirm", _confirms_nothing)),
-    "any_principal_resumes": Mutant("5", "stranger", replaced(MemoryBackplane, "_enter_session", _any_principal)),
-    "refused_principal_stays": Mutant("5", "stranger", replaced(
-        MemoryBackplane, "_enter_session", _refused_principal_stays)),
-    "superseded_is_fatal": Mutant("5", "pair", replaced(MemoryBackplane, "_enter_session", _superseded_is_fatal)),
+    "refresh_writes_nothing_back": Mutant("1, 4", "twins", replaced(
+        MemoryBackplane, "_refresh", _writes_nothing_back)),
     "no_crc": Mutant("7", "tail", replaced(Stream, "matches", _no_crc)),
     "no_crc_in_reads": Mutant("7", "tail", replaced(MemoryBackplane, "_read", _no_crc_in_reads)),
+    "epochs_are_never_new": Mutant("8", "epoch", replaced(MemoryBackplane, "_random", _always_the_same)),
     "no_lift": Mutant("7", "tail", replaced(Stream, "lift", _no_lift)),
 }  # fmt: skip
