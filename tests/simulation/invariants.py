@@ -72,7 +72,7 @@ def check_begun(store: Store, stream: str, begun: Begun) -> None:
         Broken: `earliest` left out what is there, or `now` goes back to before it was said.
     """
     slot, where = None if stream == PRIVATE else store.find(stream), begun.position
-    if slot is None or where is None or where.epoch != slot.epoch or store.record.gone.get((stream, slot.epoch)):
+    if slot is None or where is None or where.epoch != slot.epoch or store.record.lost:
         return
     if begun.start == "earliest" and where.offset >= slot.first:
         raise Broken(f"S5 {stream}: `earliest` began after {where.offset}, {slot.first} is there")
