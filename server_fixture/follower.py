@@ -185,6 +185,8 @@ class Follower:
     def _gap(self, op: h.GapReported) -> None:
         self._require_following(op)
         log = self._log()
+        if op.reason == "rewritten" and op.epoch == self.epoch:
+            self._excuse(op.next - 1 if op.last is None else op.last)
         if op.first > self.next:
             self.jumps.append((log, self.next, op.first - 1, op.time))
         if op.epoch != self.epoch:
@@ -197,8 +199,6 @@ class Follower:
         if op.next > last + 1:
             self.jumps.append((log, max(due, last + 1), op.next - 1, op.time))
         self.next = max(due, op.next)
-        if op.reason == "rewritten":
-            self._excuse(last)
         self._judge_gap(op, log, due, last)
 
     def _judge_gap(self, op: h.GapReported, log: Log, due: int, last: int) -> None:

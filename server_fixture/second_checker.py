@@ -126,7 +126,7 @@ def lost(facts: Facts) -> Found:
     L3: every message that the store holds, and that a process is owed, was delivered to it or is rightly in a gap.
     """
     for stay in facts.stays:
-        told = facts.told(stay.process, stay.line)
+        told = facts.told[stay.process, stay.line]
         for offset in facts.held.get(stay.line, {}):
             is_owed = stay.first <= offset < stay.end()
             if not is_owed or (stay.process, stay.line, offset) in facts.had:

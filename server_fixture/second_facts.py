@@ -160,7 +160,8 @@ class Facts:
         origins: (stream, payload) -> the producer and seq of each send of it, and None where it was published.
         places: The messages whose place in a (stream, epoch) is known, in the order of places.
         present: (producer, stream, seq) of every message that is in `places`.
-        stays, alike: Where each process was; the same by (process, (stream, epoch)).
+        stays: Where each process was; in ``alike`` by (process, (stream, epoch)).
+        told: (process, (stream, epoch)) -> the gaps within that epoch that it was told of, in all its stays there.
     """
 
     def __init__(self, history: collections.abc.Iterable[h.Op]) -> None:
@@ -177,6 +178,10 @@ class Facts:
         self.rewritten = {(op.stream, op.epoch) for op in self._all(h.GapReported) if op.reason == "rewritten"}
         self.stays = self._where()
         self.alike = by(self.stays, lambda stay: (stay.process, stay.line))
+        self.told = {
+            (process, line): [(step, gap) for stay in stays for step, gap in stay.gaps() if gap.epoch == line[1]]
+            for (process, line), stays in self.alike.items()
+        }
         self.had: dict[tuple[str, Line, int], int] = {}
         self.witnessed: dict[Line, dict[int, set[str]]] = collections.defaultdict(dict)
         self.origins: dict[tuple[str, str], set[tuple[str, int] | None]] = collections.defaultdict(set)
@@ -304,12 +309,6 @@ class Facts:
     def _of(self, producer: str, line: Line) -> list[tuple[int, int]]:
         return [(e.seq, e.offset) for e in self.places[line] if e.producer == producer and e.seq is not None]
 
-    def told(self, process: str, line: Line) -> list[tuple[Step, h.GapReported]]:
-        """
-        The gaps within an epoch that a process was told of, in all its stays there.
-        """
-        return [(step, gap) for stay in self.alike[process, line] for step, gap in stay.gaps() if gap.epoch == line[1]]
-
     def was_given_up(self, process: str, line: Line, offset: int, at: float) -> bool:
         """
         Whether a process gave up, at this place in the history or later, a position behind this offset of a log that
@@ -327,5 +326,5 @@ class Facts:
         """
         return self.was_given_up(process, line, offset, at) or any(
             gap.reason == "rewritten" and step.at > at and offset <= last_of(gap)
-            for step, gap in self.told(process, line)
+            for step, gap in self.told[process, line]
         )

@@ -1,13 +1,14 @@
 """
-Histories by the thousand, each from one seed: a world that keeps every promise, and, after that, what spoils it.
+Histories by the thousand, each from one seed: a world that keeps every promise, and what was meddled with after that.
 
-Here live the worlds and the command ``python -m tests.histories --seed N``, which judges one history by both checkers;
-ways to spoil one are in ``spoiling.py``. Nothing is expected of a verdict here.
+Here live the worlds, and the command ``python -m tests.histories``, which has histories judged by both checkers. The
+ways to spoil one are in ``spoiling.py`` and ``meddling.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import collections.abc
 import random
 import sys
@@ -16,7 +17,9 @@ import typing
 
 import attrs
 
+from server_fixture import checker, second_checker
 from server_fixture import history as h
+from tests import meddling, spoiling
 
 Step: typing.TypeAlias = "tuple[typing.Any, ...]"
 READERS = "abc"
@@ -303,7 +306,7 @@ def step(dice: random.Random, kind: str, is_private: bool = False) -> Step:
 def whole(dice: random.Random, length: int = 60, streams: int = 1) -> list[h.Op]:
     """A run of that many steps in which every promise is kept; the last of several streams is a session's own."""
     record = Record()
-    names = ["orders", "news", "~s1"][: streams - 1] + ["~s1"] if streams > 1 else ["orders"]
+    names = [*["orders", "news"][: streams - 1], "~s1"] if streams > 1 else ["orders"]
     worlds = [World(record, name) for name in names]
     rare = {kind: dice.choice([0.0, 0.5, 0.5, 3.0]) for kind in RARE}
     kinds = {"send": 40.0, "publish": 6.0, "read": 30.0, **rare}
@@ -321,3 +324,98 @@ def whole(dice: random.Random, length: int = 60, streams: int = 1) -> list[h.Op]
     for world in worlds:
         world.finish()
     return record.ops
+
+
+# -- both checkers ----------------------------------------------------------------------------------------------------
+
+ALL_WAYS = (*spoiling.KNOWN, *meddling.WAYS)
+REFUSED = frozenset({"refused"})
+"""What stands for the kinds of anomaly of a history that a checker will not judge."""
+
+
+@attrs.frozen
+class Case:
+    """A history and the names of the ways that it was meddled with."""
+
+    seed: int
+    ops: list[h.Op]
+    ways: tuple[str, ...]
+
+    @property
+    def rerun(self) -> str:
+        """The command that makes and judges just this one."""
+        return f"python -m tests.histories --seed {self.seed} --show"
+
+
+def case(seed: int) -> Case:
+    """Make the history of a seed: one in five is whole, three have one thing meddled with, one has two."""
+    dice = random.Random(seed)
+    ops = whole(dice, dice.randint(5, 60), dice.choice([1, 1, 2, 3]))
+    ways = []
+    chosen = dice.sample(ALL_WAYS, dice.choice([0, 1, 1, 1, 2]))
+    for way in sorted(chosen, key=lambda way: way is meddling.no_final_read):  # nothing else can be done after that
+        meddled = way(dice, ops)
+        if meddled is not None:
+            ops = meddled[0] if isinstance(meddled, tuple) else meddled
+            ways.append(way.__name__)
+    return Case(seed, ops, tuple(ways))
+
+
+def first_kinds(ops: list[h.Op]) -> frozenset[str]:
+    """The kinds of anomaly that the first checker finds."""
+    try:
+        return frozenset(kind for kind, count in checker.check(ops).counts.items() if count)
+    except h.MalformedHistory:
+        return REFUSED
+
+
+def second_kinds(ops: list[h.Op]) -> frozenset[str]:
+    """The kinds of anomaly that the second checker finds; the two give each kind the same name."""
+    try:
+        return frozenset(second_checker.check(ops).kinds)
+    except h.MalformedHistory:
+        return REFUSED
+
+
+def disagreement(made: Case) -> str | None:
+    """
+    Say how the checkers disagree, if they do.
+
+    They have to give one verdict (whole, broken or refused) on everything. Where at most one thing was meddled with
+    they have to find the same kinds; of two things one may hide what the other one would be.
+    """
+    first, second = first_kinds(made.ops), second_kinds(made.ops)
+    is_one_verdict = bool(first) == bool(second) and (first == REFUSED) == (second == REFUSED)
+    if is_one_verdict and (first == second or len(made.ways) > 1):
+        return None
+    how = f"{sorted(first) or 'whole'} says the first checker, {sorted(second) or 'whole'} the second"
+    return f"seed {made.seed} ({', '.join(made.ways) or 'whole'}): {how}; rerun: {made.rerun}"
+
+
+def main() -> int:
+    """Judge what the arguments say; 1 where the checkers disagree."""
+    parser = argparse.ArgumentParser(prog="python -m tests.histories")
+    parser.add_argument("--seed", type=int, default=0, help="of the first history")
+    parser.add_argument("--count", type=int, default=1, help="how many, each with the next seed")
+    parser.add_argument("--show", action="store_true", help="print the ops and both reports")
+    args = parser.parse_args()
+    began, found, ends = time.perf_counter(), 0, collections.Counter[str]()
+    for seed in range(args.seed, args.seed + args.count):
+        made = case(seed)
+        kinds = second_kinds(made.ops)
+        ends["refused" if kinds == REFUSED else "broken" if kinds else "whole"] += 1
+        said = disagreement(made)
+        if said:
+            found += 1
+            print(said)
+        if args.show:
+            print(*made.ops, f"meddled with: {made.ways}", sep="\n")
+        if args.show and kinds != REFUSED:
+            print(checker.check(made.ops).report(), second_checker.check(made.ops).report(), sep="\n")
+    counts = ", ".join(f"{ends[end]} {end}" for end in ("whole", "broken", "refused"))
+    print(f"{args.count} histories ({counts}), {found} disagreements, {time.perf_counter() - began:.1f} s")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """
-Ways to spoil a history: those whose kind of anomaly is known beforehand, and those that break, or do not, what they may.
+Ways to spoil a history so that it is known beforehand what kind of anomaly that makes.
 
-A way takes dice and ops and gives other ops, or None where there is nothing to spoil. Nothing here judges.
+A way takes dice and ops and gives other ops and the kind, or None where there is nothing to spoil. Nothing here judges.
 """
 
 from __future__ import annotations
@@ -40,9 +40,6 @@ def with_messages(ops: Ops, read: h.FinalRead, messages: collections.abc.Iterabl
     return [attrs.evolve(op, messages=tuple(messages)) if op is read else op for op in ops]
 
 
-# -- known beforehand -------------------------------------------------------------------------------------------------
-
-
 def goes_on(ops: Ops, at: int) -> bool:
     """Tell whether what this reader does next is no leave, so that he is owed what is at this place."""
     op = typing.cast("h.Deliver", ops[at])
@@ -66,6 +63,11 @@ def delivery(ops: Ops, at: int, held: bool) -> bool:
     return len(same) == 1 and op.epoch == read.epoch and is_held == held
 
 
+def has_all_numbers(ops: Ops, at: int) -> bool:
+    """Tell whether every offset of the stream here had a message, so that whatever is missing is known to be."""
+    return final(ops, typing.cast("h.Deliver | h.GapReported", ops[at]).stream).contiguous
+
+
 def swallow(dice: random.Random, ops: Ops) -> Spoiled:
     """One message that the store holds is not delivered."""
     at = pick(dice, ops, lambda at: delivery(ops, at, held=True))
@@ -74,7 +76,7 @@ def swallow(dice: random.Random, ops: Ops) -> Spoiled:
 
 def swallow_trimmed(dice: random.Random, ops: Ops) -> Spoiled:
     """One message that the store holds no longer was not delivered and not reported."""
-    at = pick(dice, ops, lambda at: delivery(ops, at, held=False))
+    at = pick(dice, ops, lambda at: delivery(ops, at, held=False) and has_all_numbers(ops, at))
     return None if at is None else (ops[:at] + ops[at + 1 :], "unreported_gap")
 
 
@@ -112,14 +114,14 @@ def forge(dice: random.Random, ops: Ops) -> Spoiled:
 
 
 def conceal(dice: random.Random, ops: Ops) -> Spoiled:
-    """One gap is not reported, and the reader goes on with a message, or is told of nothing more."""
+    """One gap, but for one about size, is not reported; the reader goes on with a message, or is told of nothing more."""
 
     def is_missed(at: int) -> bool:
         op = ops[at]
-        if not isinstance(op, h.GapReported) or op.reason not in ("trimmed", "epoch"):
+        if not isinstance(op, h.GapReported) or op.reason == "too_large" or not has_all_numbers(ops, at):
             return False
-        mine = [o for o in ops[at + 1 :] if isinstance(o, INBOUND) and (o.process, o.stream) == (op.process, op.stream)]
-        return all(isinstance(op, h.Deliver) for op in mine[:1])
+        mine = [o for o in ops[at + 1 :] if isinstance(o, (*INBOUND, h.Subscribed)) and o.process == op.process]
+        return all(isinstance(o, h.Deliver) for o in [o for o in mine if o.stream == op.stream][:1])
 
     at = pick(dice, ops, is_missed)
     return None if at is None else (ops[:at] + ops[at + 1 :], "unreported_gap")
