@@ -59,6 +59,8 @@ def test_publish_api_appends(nodes: Nodes) -> None:
         ]
         assert peer.take(2) == ["grün: 1", b"\x00\xff"]
     assert ask(f"{nodes.url}streams/-bad", b"x")[0] == 400
+    assert ask(f"{nodes.url}streams/{name}", b"\xff", Content_Type="text/plain")[0] == 400
+    assert ask(f"{nodes.url}streams/{name}", b"x" * (LIMIT + 1))[0] == 413
     assert ask(f"{nodes.url}streams/~{random_id()}", b"x")[0] == 404
 
 
