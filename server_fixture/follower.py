@@ -102,9 +102,7 @@ class Follower:
         if not self.following or not self._log().rewritten:
             return
         self._excuse(self.next - 1)
-        for span in self.spans:
-            if span.last is None:
-                span.first = max(span.first, self.next)
+        self.spans[-1].first = max(self.spans[-1].first, self.next)  # the open one
 
     def _excuse(self, last: int) -> None:
         """

@@ -66,7 +66,8 @@ class Verdict:
         """
         Tell the verdict in lines: one word, then at most ``limit`` anomalies.
         """
-        lines = sorted(map(str, self.anomalies))
+        found = sorted(self.anomalies, key=lambda a: (a.kind, a.who or "", a.stream, a.epoch or "", a.number))
+        lines = [str(anomaly) for anomaly in found]
         rest = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
         return "\n".join(["whole" if self.is_whole else "broken", *lines[:limit], *rest])
 

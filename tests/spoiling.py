@@ -114,7 +114,7 @@ def forge(dice: random.Random, ops: Ops) -> Spoiled:
 
 
 def conceal(dice: random.Random, ops: Ops) -> Spoiled:
-    """One gap, but for one about size, is not reported; the reader goes on with a message, or is told of nothing more."""
+    """One gap, but for one about size, is not reported; the reader goes on with a message, or hears nothing more."""
 
     def is_missed(at: int) -> bool:
         op = ops[at]

@@ -50,6 +50,16 @@ def deliver(*offsets: int, epoch: str = EPOCH, again: bool = False, process: str
     return [h.Deliver(process, 3.0 + n, STREAM, epoch, n, f"text:p/{n}", again) for n in offsets]
 
 
+def came(offset: int, payload: str, process: str = ME) -> h.Op:
+    """Deliver something under this offset."""
+    return h.Deliver(process, 3.0 + offset, STREAM, EPOCH, offset, payload)
+
+
+def other_gap(first: int, last: int, after: int, reason: str = "rewritten") -> h.Op:
+    """Report a gap to another subscriber."""
+    return h.GapReported("b", 9.0, STREAM, EPOCH, first, last, after, reason)
+
+
 def gap(first: int, last: int | None, after: int, reason: str = "trimmed", epoch: str = EPOCH, at: float = 4.0) -> h.Op:
     """Report a gap."""
     return h.GapReported(ME, at, STREAM, epoch, first, last, after, reason)
@@ -213,6 +223,66 @@ CLEAN: dict[str, list[h.Op]] = {
         read(),
     ],
     "publish in an epoch that nobody can read": [h.Publish("node", 1.0, STREAM, "text:a", "e0", 1), read()],
+    "rewritten when the reader had left": [
+        *sends(1, 2),
+        h.Publish("node", 2.0, STREAM, "text:other"),
+        subscribed(),
+        *deliver(1, 2),
+        h.Unsubscribed(ME, 8.0, STREAM),
+        h.Subscribed("b", 1.0, STREAM, EPOCH, 1),
+        *deliver(1, process="b"),
+        other_gap(1, 1, 2),
+        came(2, "text:other", "b"),
+        read(effect(1), h.Effect(2, "text:other")),
+    ],
+    "rewritten when the reader had gone back": [
+        *sends(1, 2),
+        h.Publish("node", 2.0, STREAM, "text:other"),
+        subscribed(),
+        *deliver(1, 2),
+        subscribed(2),
+        h.Subscribed("b", 1.0, STREAM, EPOCH, 3),
+        other_gap(1, 2, 3),
+        came(2, "text:other"),
+        read(effect(1), h.Effect(2, "text:other")),
+    ],
+    "rewritten where the log had skipped a number": [
+        *sends(1, 2, 3),
+        subscribed(),
+        *deliver(1, 3),
+        gap(1, 3, 4, "rewritten"),
+        read(*e(1, 2, 3)),
+    ],
+    "skipped a number that a rewritten log has, and left": [
+        *sends(1, 2, 3),
+        subscribed(),
+        *deliver(1, 3),
+        h.Unsubscribed(ME, 8.0, STREAM),
+        h.Subscribed("b", 1.0, STREAM, EPOCH, 4),
+        other_gap(1, 3, 4),
+        read(*e(1, 2, 3)),
+    ],
+    "trimmed, seen before and after the log was rewritten": [
+        *sends(1, 2),
+        subscribed(),
+        came(1, "text:p/2"),
+        gap(1, 1, 2, "rewritten"),
+        h.Subscribed("b", 1.0, STREAM, EPOCH, 1),
+        *deliver(1, 2, process="b"),
+        read(first=3),
+    ],
+    "old epoch of a log that skips numbers": [
+        *sends(1),
+        subscribed(epoch="e0"),
+        *deliver(1, epoch="e0"),
+        gap(9, None, 1, "epoch"),
+        read(contiguous=False),
+    ],
+    "committed in an epoch that only a publish names": [
+        *send(1),
+        h.Publish("node", 2.0, STREAM, "text:a", "e0", 2),
+        read(),
+    ],
     "two producers, mixed": [
         *send(1),
         *send(1, producer="q"),
@@ -254,6 +324,41 @@ PLANTED: dict[str, tuple[list[h.Op], dict[str, int]]] = {
     "reported over what was delivered": (
         [*sends(1, 2), subscribed(), *deliver(1), gap(1, 1, 2), *deliver(2), read(*e(1, 2))],
         {"gap_over_existing": 1},
+    ),
+    "subscribed to now over what was trimmed": (
+        [*sends(1, 2, 3, 4), subscribed(), *deliver(1), subscribed(4), *deliver(4), read(effect(4), first=4)],
+        {"unreported_gap": 1},
+    ),
+    "reported for another epoch, in the same one": (
+        [*sends(1, 2), subscribed(), gap(1, None, 2, "epoch"), *deliver(2), read(*e(1, 2))],
+        {"lost": 1, "gap_over_existing": 1},
+    ),
+    "reported over what never was": (
+        [*sends(1, 2), subscribed(), *deliver(1, 2), gap(3, 4, 5), read(*e(1, 2))],
+        {"gap_over_existing": 1},
+    ),
+    "reported, and then it came": (
+        [*sends(1, 2, 3), subscribed(), *deliver(1), gap(2, 3, 3), *deliver(3), read(first=4)],
+        {"gap_over_existing": 1},
+    ),
+    "reported as rewritten, ahead of the reader": (
+        [*sends(1, 2, 3), subscribed(), *deliver(1), gap(1, 3, 4, "rewritten"), read(*e(1, 2, 3))],
+        {"lost": 2, "gap_over_existing": 1},
+    ),
+    "epoch changed, and not all of the old one reported": (
+        [*sends(1), subscribed(epoch="e0"), *deliver(1, epoch="e0"), gap(2, 3, 1, "epoch"), read()],
+        {"unreported_gap": 1},
+    ),
+    "passed over what another one had, in a log that skips numbers": (
+        [
+            *sends(1, 2, 3),
+            h.Subscribed("b", 1.0, STREAM, EPOCH, 1),
+            *deliver(1, 2, 3, process="b"),
+            subscribed(),
+            *deliver(1, 3),
+            read(first=4, contiguous=False),
+        ],
+        {"unreported_gap": 1},
     ),
     "trimmed, not reported": (
         [*sends(1, 2, 3), subscribed(), *deliver(1, 3), read(effect(3), first=3)],
@@ -343,6 +448,14 @@ PLANTED: dict[str, tuple[list[h.Op], dict[str, int]]] = {
         ],
         {"phantom": 1},
     ),
+    "trimmed, published there and seen as something else": (
+        [*send(1), h.Publish("node", 1.0, STREAM, "text:a", EPOCH, 1), subscribed(), *deliver(1), read(first=2)],
+        {"phantom": 1},
+    ),
+    "rewritten and trimmed, nobody sent it": (
+        [*sends(1), subscribed(), *deliver(1), gap(1, 1, 2, "rewritten"), came(2, "text:forged"), read(first=3)],
+        {"phantom": 1},
+    ),
     "trimmed, nobody sent it": ([subscribed(), *deliver(1), read(first=2)], {"phantom": 1}),
     "in the log, nobody sent it": ([*send(1), read(*e(1, 2))], {"phantom": 1}),
     "in the log, another payload": ([*send(1), read(h.Effect(1, "text:x", "p", 1))], {"phantom": 1}),
@@ -358,6 +471,10 @@ PLANTED: dict[str, tuple[list[h.Op], dict[str, int]]] = {
             h.Deliver(ME, 6.0, STREAM, EPOCH, 3, "text:p/2"),
             read(effect(2, 1), effect(3, 2), first=2),
         ],
+        {"duplicated": 1},
+    ),
+    "published once, seen twice where it was trimmed": (
+        [h.Publish("node", 1.0, STREAM, "text:a"), subscribed(), came(1, "text:a"), came(2, "text:a"), read(first=3)],
         {"duplicated": 1},
     ),
     "published once, in the log twice": (
@@ -377,6 +494,10 @@ PLANTED: dict[str, tuple[list[h.Op], dict[str, int]]] = {
     ),
     "committed, everything trimmed was seen": (
         [*sends(1, 2), *send(1, producer="q"), subscribed(), *deliver(1, 2), read(effect(2), first=2)],
+        {"false_receipt": 1},
+    ),
+    "committed, and no place between those around it": (
+        [*sends(1, 2, 3), subscribed(), *deliver(1), came(2, "text:p/3"), gap(3, 3, 4), read(first=4)],
         {"false_receipt": 1},
     ),
     "committed after the store forgot": (
