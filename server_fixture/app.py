@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import attrs
 from aiohttp import hdrs, web
 
-from resilient_ws.dialects.native import Native
+from resilient_ws.dialects.native import Native, wire_limit
 from resilient_ws.frames import STREAM_NAME
 from server_fixture.backplane import BackplaneError, Entry, Publish, Published, is_private
 from server_fixture.entering import Authorize
@@ -117,7 +117,7 @@ class Site:
             timeout=LINGER,
             compress=False,
             # Well above what is stored: a message that is too large is rejected alone, the connection goes on.
-            max_msg_size=4 * settings.max_message + (1 << 20),
+            max_msg_size=max(4 * settings.max_message + (1 << 20), wire_limit(settings.max_message)),
         )
         await socket.prepare(request)
         transport = request.transport

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 FEATURES = ("batch", "void")
 """What the data frames of version 1 may carry beyond the least."""
 
+MOST_TOLD = 4096
+"""Most tombstones in one welcome: more would make it longer than a client reads."""
+
 Authorize = Callable[[str, str, str], bool]
 """(principal, verb, stream) -> allowed; the verb is ``subscribe`` or ``publish``."""
 
@@ -146,6 +149,7 @@ class Entering:
         self._answers: dict[str, StreamAnswer] = {}
         self._committed: dict[tuple[int, str], CommittedAnswer] = {}
         self._missing = 0
+        self._told = 0
         self._entered: SessionEntered | None = None
 
     def is_outranked_by(self, session: str, fence: Fence) -> bool:
@@ -220,9 +224,17 @@ class Entering:
             self._answers[part.asked.stream] = part.reader.answer(held_of(part.asked), facts)
         states = {state.producer: state for state in facts.producers}
         for outbound in part.outbound:
-            self._settle(outbound, states[self._hello.producers[outbound.producer]])
+            self._settle(outbound, self._fitting(states[self._hello.producers[outbound.producer]]))
         self._missing -= 1
         self._finish(entered)
+
+    def _fitting(self, state: ProducerState) -> ProducerState:
+        """Say less to be consumed where there are too many tombstones: who resends the rest gets their rejects."""
+        room = MOST_TOLD - self._told
+        self._told += min(room, len(state.rejected))
+        if len(state.rejected) <= room:
+            return state
+        return attrs.evolve(state, seq=state.rejected[room][0] - 1, rejected=state.rejected[:room])
 
     def _settle(self, outbound: HelloOutbound, state: ProducerState) -> None:
         self.appending.known(outbound.producer, outbound.stream, outbound.first, state)
@@ -267,7 +279,8 @@ class Entering:
 
 
 def _acked(asked: HelloStream | None) -> tuple[AckedMark, ...]:
-    if asked is None or asked.held is None or asked.acked is None:
+    """Return the ack of a subscription; one that is above what is held, or beside a start, is void."""
+    if asked is None or asked.held is None or asked.acked is None or asked.acked > asked.held.offset:
         return ()
     return (AckedMark(asked.stream, asked.held.epoch, asked.acked),)
 
@@ -294,6 +307,8 @@ def broken_rule(hello: Hello) -> str | None:
 def subscribe(outlet: Outlet, entering: Entering, gate: Gate, asked: Subscribe) -> None:
     """Answer a subscribe: one step in the stream's slot, then ``subscribed``, then data (rule 12)."""
     reading = entering.reading
+    if reading.is_void(asked):
+        return
     reading.remove(asked.stream)
     refusal = gate.refusal(asked.stream, len(reading))
     if refusal is not None:

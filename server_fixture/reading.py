@@ -49,7 +49,8 @@ class Reader:
 
     Attributes:
         wire, stream: Its name on the wire and at the backplane.
-        is_exact: It began on this connection, so nobody else can have delivered anything of it.
+        is_exact: `subscribe` began it on this connection, so nobody else can have delivered anything of it. What a
+            hello names may have been answered by the connection before, which delivers until the welcome is read.
         epoch, offset, crc: The position of this connection: the last message sent, or passed by a gap.
         end: The highest log end seen under this epoch.
         needs: Bytes of credit without which its next message cannot go.
@@ -165,7 +166,7 @@ class Reading:
     def add(self, asked: HelloStream | Subscribe) -> Reader:
         """Begin a subscription in the place of an older one of that stream; nothing is read before :meth:`open`."""
         self.remove(asked.stream)
-        reader = Reader(asked.stream, full_name(self._session, asked.stream), asked.id, asked.start is not None)
+        reader = Reader(asked.stream, full_name(self._session, asked.stream), asked.id, isinstance(asked, Subscribe))
         self._readers[asked.stream] = reader
         self._outlet.watch(reader.stream)
         return reader
@@ -179,6 +180,11 @@ class Reading:
         if reader.is_queued:
             self._queue.remove(reader)
         self._outlet.unwatch(reader.stream)
+
+    def is_void(self, asked: Subscribe) -> bool:
+        """Say whether its id is not above that of the stream's present subscription: ids only rise (rule 12)."""
+        reader = self._readers.get(asked.stream)
+        return reader is not None and reader.id >= asked.id
 
     def is_current(self, reader: Reader) -> bool:
         """Say whether this is still the latest subscription of its stream."""

@@ -113,6 +113,7 @@ class ServerSession:
         self._outlet = Outlet()
         self._entering: Entering | None = None
         self._timers: dict[str, float] = {"hello": now + settings.hello_timeout}
+        self._parting: Callable[[], None] = self._gone_elsewhere
         self.phase = Phase.AWAITING
         self.auth: Auth | None = None
         on: dict[str, Callable[[], None]] = {
@@ -307,7 +308,10 @@ class ServerSession:
     def _leave_when_idle(self) -> None:
         opened = self._open
         if self.phase is Phase.LEAVING and opened is not None and opened.appending.is_idle:
-            self._outlet.close(1012, "the node is leaving")
+            self._parting()
+
+    def _gone_elsewhere(self) -> None:
+        self._outlet.close(1012, "the node is leaving")
 
     def _overdue(self) -> None:
         self._outlet.close(1012, "the node is leaving, some appends are not answered")
@@ -403,8 +407,14 @@ class ServerSession:
         self.auth = auth
 
     def _bye(self, bye: Bye) -> None:
-        """The client ends its session."""
+        """The client ends its session: what it wrote before is committed and acked, nothing behind it is read."""
+        self.phase = Phase.LEAVING
+        self._parting = self._end_session
+        self._leave_when_idle()
+
+    def _end_session(self) -> None:
         opened = self._at
+        self._parting = lambda: None
 
         def ended(answer: Done | SessionUnknown) -> None:
             self._outlet.close(1000, "bye")

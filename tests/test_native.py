@@ -316,10 +316,49 @@ def test_each_side_writes_its_own_attributes_only() -> None:
 
 def test_a_receiver_leaves_room_for_headers_and_control_frames() -> None:
     """The limit of a WebSocket message is above that of a payload, and never below that of a control frame."""
-    assert native.wire_limit(100) == 1 << 20
-    assert native.wire_limit(1 << 20) == (1 << 20) + 4096
+    assert native.wire_limit(100) == 4 << 20
+    assert native.wire_limit(4 << 20) == (4 << 20) + 4096
     (wire,) = client().encode([Batch("n" * 128, MAX_NUMBER, [b"x" * (2 << 20)], producer=1023)])
     assert len(wire) <= native.wire_limit(2 << 20)
+
+
+def test_no_frame_within_the_other_limits_is_too_long() -> None:
+    """The fullest hello, welcome and pings are read whole; a quarter of the limit would not do."""
+    number, opaque, names = MAX_NUMBER, "x" * 64, ["n" * 124 + f"{i:04}" for i in range(8192)]
+    held = f.Held(opaque, number, 2**32 - 1)
+    gap = {"epoch": opaque, "first": number, "last": number, "next": number, "reason": opaque}
+    hello = f.Hello(
+        instance="a" * 32, attempt=number, session=opaque, token="t" * 1024, credit=f.Credit(number, number),
+        producers=tuple(f"{i:032x}" for i in range(1024)), max_message=number, features=(opaque,) * 64,
+        streams=tuple(f.HelloStream(stream=n, id=number, held=held, acked=number) for n in names[:4096]),
+        outbound=tuple(f.HelloOutbound(producer=1023, stream=n, first=number, next=number) for n in names),
+    )  # fmt: skip
+    welcome = f.Welcome(
+        features=(opaque,) * 64, session=opaque, token="t" * 1024, generation=number, verdict="resumed", reason=opaque,
+        ttl=1e9, node="n" * 255, incarnation=opaque, producer_ttl=1e9, max_message=number, peers=("u" * 2048,) * 64,
+        committed=tuple(
+            f.CommittedAnswer(
+                producer=1023, stream=n, seq=number, known=False, rejected=((number, opaque),) if i % 2 else ()
+            )
+            for i, n in enumerate(names)
+        ),
+        streams=tuple(
+            f.StreamAnswer(
+                stream=n, id=number, epoch=opaque, first=number, crc=2**32 - 1, live=number,
+                gap=f.GapFrame(stream=n, id=number, **gap),
+            )
+            for n in names[:4096]
+        ),
+    )  # fmt: skip
+    acked = tuple(f.AckedMark(n, opaque, number) for n in names)
+    seqs = tuple(f.SeqMark(1023, n, number) for n in names)
+    offsets = tuple(f.OffsetMark(n, number, opaque, number) for n in names[:4096])
+    ours = [hello, f.Ping(echo="x" * 128, acked=acked, sent_seqs=seqs, credit=hello.credit)]
+    theirs = [welcome, f.Pong(echo="x" * 128, committed=seqs, sent_offsets=offsets, spread=1e9)]
+    said = client().encode(ours) + server().encode(theirs)
+    assert server().decode(said[:2]) == ours
+    assert client().decode(said[2:]) == theirs
+    assert 1 << 20 < max(map(len, said)) <= native.wire_limit(1)
 
 
 # -- control frames: tables -------------------------------------------------------------------------------------------
@@ -560,7 +599,7 @@ def test_a_refusal_never_quotes_a_value() -> None:
         "{" + '"a":[' * 100_000,
         '{"a":' * 100_000,
         '{"type":"ready","generation":1,"x":' + "[" * 100_000 + "]" * 100_000 + "}",
-        '{"type":"ready","generation":1,"x":"' + "y" * (1 << 20) + '"}',
+        '{"type":"ready","generation":1,"x":"' + "y" * (4 << 20) + '"}',
         '{"type":"ready","generation":1,"x":"\n"}',
     ],
 )

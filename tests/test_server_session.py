@@ -57,6 +57,7 @@ from server_fixture.backplane import (
     TrimPrivate,
 )
 from server_fixture.backplane.memory import MemoryBackplane
+from server_fixture.entering import MOST_TOLD
 from server_fixture.session import (
     MAX_BACKLOG,
     Call,
@@ -725,6 +726,17 @@ class TestSubscriptions:
         rig.say(Subscribe(stream="t", id=4, start="earliest"))
         assert rig.data("t") == [(1, "x"), (2, "y")]
 
+    def test_a_subscribe_whose_id_is_not_above_the_present_one_is_void(self, rig: Rig) -> None:
+        """Ids only rise: the present subscription goes on as if nothing had been said (rule 12)."""
+        rig.publish("s", "a")
+        rig.hello(streams=(start(id=2),))
+        rig.say(Subscribe(stream="s", id=1, start="earliest"), Subscribe(stream="s", id=2, start="earliest"))
+        rig.publish("s", "b")
+        assert rig.all(Subscribed) == []
+        assert rig.data() == [(1, "a"), (2, "b")]
+        rig.say(Subscribe(stream="s", id=3, start="earliest"))
+        assert rig.one(Subscribed).answer.id == 3
+
     def test_an_end_while_the_row_or_a_check_waits(self, rig: Rig) -> None:
         """A subscription leaves the row, and a late check of it says nothing."""
         rig.publish("s", "a")
@@ -800,10 +812,36 @@ class TestSubscriptions:
 
     def test_an_ack_of_what_was_never_sent_is_4400(self, rig: Rig) -> None:
         """Where the subscription began on this connection nobody else can have sent it."""
-        rig.hello(streams=(start(),), credit=Credit(1, 100))
+        epoch = rig.publish("s", "a", "b", "c")
+        for beginning in ({"start": "earliest"}, {"held": Held(epoch, 1)}):
+            rig = Rig(rig.store)
+            rig.hello(credit=Credit(1, 100))
+            rig.say(Subscribe(stream="s", id=1, **beginning))
+            rig.say(Ack(acked=(AckedMark("s", epoch, 1 if "start" in beginning else 2),)))
+            assert rig.close is None
+            rig.say(Ack(acked=(AckedMark("s", epoch, 3),)))
+            assert rig.closed()[0] == 4400
+
+    def test_an_ack_of_a_start_that_the_older_connection_answered_is_legal(self, rig: Rig) -> None:
+        """A subscribe may be answered there while the hello that repeats its start is out."""
         epoch = rig.publish("s", "a", "b")
+        rig.hello(streams=(start(),), credit=Credit(1, 100))
         rig.say(Ack(acked=(AckedMark("s", epoch, 2),)))
-        assert rig.closed()[0] == 4400
+        rig.say(Grant(credit=Credit(3, 300)))
+        assert rig.data() == [(1, "a"), (2, "b")]
+        rig.say(Ack(acked=(AckedMark("s", epoch, 3),)))
+        assert rig.closed()[0] == 1012
+
+    def test_an_ack_of_a_hello_that_is_above_what_it_holds_is_void(self, rig: Rig) -> None:
+        """Who has not got a message has not handled it; neither the log's end nor the private stream is touched."""
+        first = rig.hello(streams=(start("~"),))
+        stream = f"~{first.session}"
+        epoch = rig.publish(stream, *"abc")
+        for acked, kept in ((9, 3), (3, 3), (2, 1)):
+            wanted = held(epoch, 2, "b", stream="~", acked=acked)
+            other, first = again(rig, first, streams=(wanted,), attempt=first.generation + 1)
+            assert other.close is None
+            assert len(rig.store.contents(stream)) == kept
 
     def test_H17_an_ack_of_what_the_older_connection_delivered_is_legal(self, rig: Rig) -> None:
         """Make before break: the position runs ahead of the successor, as far as the log reaches."""
@@ -1005,6 +1043,31 @@ class TestAppends:
         assert rig.closed()[0] == 4400
         assert rig.asked(Append) == []
 
+    def test_a_welcome_names_no_more_tombstones_than_a_client_reads(self, rig: Rig) -> None:
+        """It says that less is consumed; the client resends the rest, and hears of their tombstones then."""
+        most = MOST_TOLD
+        withdrawn = [b""] * 256
+        rig.hello()
+        for stream in "st":
+            for first in range(1, most + 1, len(withdrawn)):
+                rig.say(Batch(stream, first, withdrawn, void="expired"))
+        rig.say(Batch("t", most + 1, [b""], void="late"), Batch("t", most + 2, ["kept"]))
+        other = Rig(rig.store)
+        entries = [HelloOutbound(producer=0, stream=stream, first=1, next=most + 3) for stream in "st"]
+        welcome = other.hello(instance=B, outbound=(entries[0],))
+        assert [(c.seq, len(c.rejected)) for c in welcome.committed] == [(most, most)]
+        other = Rig(rig.store)
+        welcome = other.hello(instance=B, attempt=2, outbound=(entries[1],))
+        assert [(c.seq, len(c.rejected)) for c in welcome.committed] == [(most, most)]
+        other = Rig(rig.store)
+        welcome = other.hello(instance=B, attempt=3, outbound=tuple(entries))
+        assert [(c.seq, len(c.rejected)) for c in welcome.committed] == [(most, most), (0, 0)]
+        other.say(Batch("t", 1, withdrawn, void="expired"), Batch("t", most + 1, ["late", "kept"]))
+        other.say(Ping(echo="x", sent_seqs=(SeqMark(0, "t", most + 2),)))
+        assert len(other.all(Reject)) == len(withdrawn) + 1
+        assert other.last(Ack).committed == (SeqMark(0, "t", most + 2),)
+        assert [e.payload for e in rig.store.contents("t")] == [b"kept"]
+
     def test_too_many_lanes_are_4429(self) -> None:
         """A connection cannot make the node remember without bound."""
         rig = Rig(max_streams=1)
@@ -1182,6 +1245,33 @@ class TestLife:
             assert rig.closed()[0] == 1000
             assert len(rig.asked(EndSession)) == 1
             assert rig.store.sessions() == ()
+
+    def test_bye_ends_what_was_written_before_it_first(self, rig: Rig) -> None:
+        """It is committed and acked, appends that had to wait too; nothing behind the bye is read."""
+        rig.hello()
+        rig.waits = lambda request: isinstance(request, Append)
+        rig.say(Batch("s", 1, ["a"]), Batch("s", 2, ["b"]), Bye(), Batch("s", 3, ["behind the bye"]))
+        rig.say(Batch("s", 3, ["behind the bye"]))
+        assert (rig.asked(EndSession), rig.close) == ([], None)
+        rig.release()
+        assert rig.last(Ack).committed == (SeqMark(0, "s", 2),)
+        assert rig.closed()[0] == 1000
+        assert len(rig.asked(EndSession)) == 1
+        assert [e.payload for e in rig.store.contents("s")] == [b"a", b"b"]
+        assert rig.store.sessions() == ()
+
+    def test_bye_is_not_answered_twice(self, rig: Rig) -> None:
+        """Other answers that come before that of its step ask for nothing more; an unknown outcome is 1013."""
+        rig.hello(streams=(start(),))
+        rig.waits = lambda request: isinstance(request, (EndSession, Read))
+        rig.publish("s", "a")
+        rig.say(Bye())
+        rig.answer(next(call for call in rig.held if isinstance(call.request, Read)))
+        rig.run()
+        assert len(rig.asked(EndSession)) == 1
+        rig.fails = lambda request: isinstance(request, EndSession)
+        rig.release()
+        assert rig.closed()[0] == 1013
 
     def test_a_drain_finishes_what_was_read(self, rig: Rig) -> None:
         """The client is asked to leave; at the end outstanding appends are acked before 1012, nothing new is read."""

@@ -33,8 +33,8 @@ from resilient_ws.dialects.fields import (
 )
 from resilient_ws.exceptions import LocalProtocolError
 
-MAX_CONTROL = 1 << 20
-"""Longest control frame in characters; looked at before the content."""
+MAX_CONTROL = 4 << 20
+"""Longest control frame in characters; looked at before the content. Frames within the other limits are shorter."""
 
 MAX_PRODUCERS = 1024
 MAX_STREAMS = 4096
