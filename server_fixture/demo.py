@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from server_fixture import checker, commands, history
+from server_fixture import checker, commands, history, second_checker
 from server_fixture.chaos import Nemesis
 from server_fixture.cluster import Cluster
 from server_fixture.recorder import Recorder, Spread, Tally
@@ -84,6 +84,7 @@ class Outcome:
         report: The keys that ``--json`` writes.
         apart: Recoveries from the kills that left no node alive.
         judged: What the checker found, None where there was nothing to judge.
+        judged_again: What the second checker found in the same history.
     """
 
     verdict: typing.Literal["ok", "anomaly", "inconclusive"]
@@ -91,6 +92,7 @@ class Outcome:
     report: dict[str, Any]
     apart: Spread
     judged: checker.Verdict | None
+    judged_again: second_checker.Verdict | None
 
     @property
     def exit_code(self) -> int:
@@ -189,13 +191,15 @@ def judge(run: Run, broken: list[str], final_reads: list[history.FinalRead]) -> 
         broken: Which sessions ended by themselves, and what was still missing when the time was over.
         final_reads: What the store holds.
     """
-    judged = None
+    judged = judged_again = None
     for read in final_reads:
         run.recorder.record(read)
     read_streams = {read.stream for read in final_reads}
     if set(run.workload.feeds) <= read_streams:
         judged = checker.check(run.recorder.history)
-    anomalies = [] if judged is None else [anomaly.text for anomaly in judged.anomalies]
+        judged_again = second_checker.check(run.recorder.history)
+    anomalies = disagreement(judged, judged_again)
+    anomalies += [] if judged is None else [anomaly.text for anomaly in judged.anomalies]
     anomalies += broken
     doubts = doubts_of(run, judged)
     verdict: typing.Literal["ok", "anomaly", "inconclusive"]
@@ -207,7 +211,16 @@ def judge(run: Run, broken: list[str], final_reads: list[history.FinalRead]) -> 
         report=_report(run, judged, verdict),
         apart=run.recorder.spread(run.recorder.recoveries, was_left=False),
         judged=judged,
+        judged_again=judged_again,
     )
+
+
+def disagreement(first: checker.Verdict | None, second: second_checker.Verdict | None) -> list[str]:
+    """Say what each checker found, if one calls the same history whole and the other one does not."""
+    if first is None or second is None or (first.value == "ok") == second.is_whole:
+        return []
+    lines = ["the two checkers disagree, so one of them is wrong. The first says", *first.report(5).splitlines()]
+    return ["\n    ".join([*lines, "and the second says", *second.report(5).splitlines()])]
 
 
 def doubts_of(run: Run, judged: checker.Verdict | None) -> list[str]:

@@ -11,7 +11,7 @@ import time
 from typing import Any, Protocol, TextIO
 
 from server_fixture.commands import shown
-from server_fixture.demo import Outcome, Run
+from server_fixture.demo import Outcome, Run, disagreement
 from server_fixture.recorder import Spread
 
 LINE_EVERY = 1.0
@@ -51,6 +51,8 @@ def verdict_lines(outcome: Outcome, command: str, kept: object) -> list[str]:
     for name, served in report.get("served", {}).items():
         did = f"{served['welcomes']} welcomes, {served['resumed']} resumed"
         lines.append(f"{name} ({served['command']}): {did}")
+    if outcome.judged_again is not None and not disagreement(outcome.judged, outcome.judged_again):
+        lines.append("a second checker agrees")
     lines += [f"  {reason}" for reason in outcome.reasons[:12]]
     if len(outcome.reasons) > 12:
         lines.append(f"  ... and {len(outcome.reasons) - 12} more")

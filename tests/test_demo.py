@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from server_fixture import checker, second_checker
 from server_fixture.chaos import Kill
 from server_fixture.demo import Options, Run, judge
 from server_fixture.display import Lines, verdict_lines
@@ -84,6 +86,30 @@ def test_session_that_broke_is_an_anomaly() -> None:
     outcome = judge(run, ["subscriber ended with SessionTakenOver: taken over"], reads)
     assert (outcome.verdict, outcome.exit_code) == ("anomaly", 1)
     assert outcome.reasons == ("subscriber ended with SessionTakenOver: taken over",)
+
+
+def test_second_checker_agrees() -> None:
+    """The report says in one line that a second checker came to the same verdict, be it ok or an anomaly."""
+    for lost in (30, 99):
+        run, reads = faultless()
+        run.recorder.history.ops = [op for op in run.recorder.history if getattr(op, "offset", None) != lost]
+        assert "a second checker agrees" in verdict_lines(judge(run, [], reads), "again", None)
+    assert "a second checker agrees" not in verdict_lines(judge(faultless()[0], [], []), "again", None)
+
+
+@pytest.mark.parametrize("blind", [checker, second_checker], ids=["first", "second"])
+def test_checkers_that_disagree_are_an_anomaly(blind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever checker sees nothing in a run that lost a message, it exits 1 and both verdicts are printed."""
+    nothing = blind.check([])
+    monkeypatch.setattr(blind, "check", lambda _: nothing)
+    run, reads = faultless()
+    run.recorder.history.ops = [op for op in run.recorder.history if getattr(op, "offset", None) != 30]
+    outcome = judge(run, [], reads)
+    assert (outcome.verdict, outcome.exit_code) == ("anomaly", 1)
+    said = "\n".join(verdict_lines(outcome, "again", None))
+    first, second = ("ok: lost 0", "broken") if blind is checker else ("anomaly: lost 1", "whole")
+    assert re.search(f"disagree.* The first says\n *{first}(.*\n)+? *and the second says\n *{second}", said)
+    assert "a second checker agrees" not in said
 
 
 def few_kills(run: Run) -> None:
@@ -177,6 +203,7 @@ def test_demo_loses_nothing(tmp_path: Path) -> None:
     assert report["resumed"] >= 6
     assert report["recovery_ms"]["p50"] > 0
     assert said.splitlines()[-1] == "verdict: ok (seed 11)"
+    assert "a second checker agrees" in said.splitlines()
 
 
 @pytest.mark.demo
@@ -187,6 +214,7 @@ def test_demo_without_replay_loses_messages(tmp_path: Path) -> None:
     assert (report["verdict"], report["resumed"]) == ("anomaly", 0)
     assert report["lost"] > 0
     assert "run it again: python -m server_fixture demo" in said
+    assert "a second checker agrees" in said.splitlines()
 
 
 @pytest.mark.demo
