@@ -66,7 +66,7 @@ def test_the_runner_fails_on(arguments: list[str], complaint: str) -> None:
 @needs_spin
 def test_a_model_that_does_not_compile_is_said() -> None:
     """Status 2, with the words of spin."""
-    ran = run("--models", "core", "--define", "NONE=x")
+    ran = run("--models", "core", "--define", "Connection=1")
     assert ran.returncode == 2
     assert "failed" in ran.stderr
 
