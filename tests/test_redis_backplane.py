@@ -37,6 +37,7 @@ from server_fixture.backplane import (
     SessionEntered,
     Tick,
     TrimPrivate,
+    export,
     scripts,
 )
 from server_fixture.backplane.inspect import Stored, cut_tail, read_all
@@ -395,4 +396,5 @@ def test_the_scripts_for_other_languages_are_the_scripts() -> None:
     """The copies in docs/scripts are what this backplane runs; write them anew where this fails."""
     folder = Path(__file__).resolve().parent.parent / "docs" / "scripts"
     copies = {path.stem: path.read_text("utf-8") for path in folder.glob("*.lua")}
-    assert copies == scripts.ALL, "run: python -m server_fixture.backplane.scripts docs/scripts"
+    assert copies == export.ALL, "run: python -m server_fixture.backplane.export docs/scripts"
+    assert len(copies) == 10

@@ -11,9 +11,6 @@ byte by byte: Lua's ``<`` follows the server's locale.
 
 from __future__ import annotations
 
-import pathlib
-import sys
-
 SESSION_GRACE = 600
 """Seconds, by the bucket's clock, for which an expired session is still known, and its attempts are judged."""
 
@@ -399,22 +396,3 @@ ENTER_STREAM = _STREAM_STEP + _ENTER_STREAM
 APPEND = _STREAM_STEP + _APPEND
 PUBLISH = _STREAM_STEP + _PUBLISH
 READ = _STREAM_STEP + _READ
-
-ALL = {
-    "enter_session": ENTER_SESSION,
-    "refresh": REFRESH,
-    "confirm": CONFIRM,
-    "end_session": END_SESSION,
-    "tick": TICK,
-    "trim_private": TRIM_PRIVATE,
-    "enter_stream": ENTER_STREAM,
-    "append": APPEND,
-    "publish": PUBLISH,
-    "read": READ,
-}
-"""Every script by the name of its copy in ``docs/scripts/``, where nodes in other languages find it."""
-
-
-if __name__ == "__main__":  # python -m server_fixture.backplane.scripts docs/scripts: write the copies anew
-    for name, text in ALL.items():
-        pathlib.Path(sys.argv[1], f"{name}.lua").write_text(text, encoding="utf-8")

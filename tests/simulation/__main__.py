@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import sys
 import time
@@ -40,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     add = parser.add_argument
     add("--schedules", type=int, default=200, help="how many; with --defects the fresh ones for each defect")
-    add("--seed", type=int, default=1, help="the first one")
+    add("--seed", type=_seed, default=1, help="the first one; 'fresh': one that nobody has run before")
     add("--mix", default="every", choices=["every", *MIXES], help="which faults; 'every' takes the mixes in turn")
     add("--jobs", type=int, default=1, help="processes; 0: one for each core")
     add("--defects", action="store_true", help="apply each planted defect and look for it")
@@ -50,6 +51,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--trace", action="store_true", help="print the faults of a failing seed")
     add("--json", metavar="FILE", help="write the figures there")
     return parser
+
+
+def _seed(text: str) -> int:
+    if text != "fresh":
+        return int(text)
+    drawn = random.SystemRandom().randrange(1 << 30)
+    print(f"seeds from {drawn} on", flush=True)
+    return drawn
 
 
 def mix_of(seed: int, mix: str) -> str:
