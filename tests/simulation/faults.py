@@ -203,6 +203,15 @@ def clock_jump(s: Schedule, dice: random.Random) -> None:
     s.store.jump(dice.choice((-300.0, -3.0, 3.0, 300.0)))
 
 
+def revoke(s: Schedule, dice: random.Random) -> None:
+    """Nobody may publish to a stream for a while."""
+    stream = dice.choice(s.streams)
+    s.revoked.add(stream)
+    for node in s.nodes:
+        node.revoked.add(stream)
+        s.world.after(dice.uniform(0.2, 2.0), node.revoked.discard, stream)
+
+
 # -- clients ----------------------------------------------------------------------------------------------------------
 
 
@@ -267,14 +276,15 @@ KINDS: dict[str, Fault] = {
     for fault in (
         cut, stall, one_way, swallow, lost_welcome, slow_dial, kill, kill_all, pause, ghost, drain, store_away,
         node_off_store, lost_answer, new_epochs, trim, tail, tail_failover, session_tail, wipe, clock_jump, crash,
-        sleep, takeover, takeover_undone, stranger, orphan, drain_tail, finish, publish_private, resubscribe, nothing,
+        sleep, takeover, takeover_undone, stranger, orphan, drain_tail, revoke, finish, publish_private, resubscribe,
+        nothing,
     )
 }  # fmt: skip
 """By name; the usual mix draws from these, the focused ones from those below too."""
 
 RARE = (
     "takeover", "takeover_undone", "stranger", "orphan", "drain_tail", "session_tail", "wipe", "tail", "tail_failover",
-    "nothing",
+    "revoke", "nothing",
 )  # fmt: skip
 """Not in the usual mix: what they excuse would hide what else is wrong."""
 
@@ -295,6 +305,7 @@ MIXES: dict[str, tuple[str, ...]] = {
     "orphan": ("orphan", "cut"),
     "twins": ("takeover_undone", "nothing"),
     "stranger": ("stranger", "cut", "lost_welcome"),
+    "rights": ("revoke", "revoke", "cut", "lost_answer"),
     "moving": ("drain_tail", "drain_tail", "nothing"),
     "private": ("publish_private", "publish_private", "crash", "pause", "cut", "drain", "swallow"),
     "end": ("finish", "finish", "cut", "kill", "store_away"),

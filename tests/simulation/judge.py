@@ -16,6 +16,8 @@ from resilient_ws.session import SessionState
 from tests.simulation.application import Begun, Delivery
 from tests.simulation.devices import Device
 from tests.simulation.following import follow
+from tests.simulation.journal import Sent
+from tests.simulation.nodes import FORBIDDEN_STREAM, LARGEST
 
 if TYPE_CHECKING:
     from tests.simulation.schedule import Schedule
@@ -57,6 +59,8 @@ def _outbound(s: Schedule, device: Device, stored: Counter[bytes], place: dict[b
             found.append(f"S1 {what} is acked and was never stored")
         if isinstance(outcome, Rejected) and times:
             found.append(f"S1 {what} failed with {outcome!r} and was stored")
+        if isinstance(outcome, Rejected) and not _is_deserved(s, outcome.code, sent):
+            found.append(f"S7 {what} was refused without a reason: {outcome!r}")
         if outcome is False and device.is_alive:
             found.append(f"L1 {what} has no outcome")
         if times > lost and sent.stream not in s.forgotten:  # what the store lost again has no place
@@ -64,6 +68,13 @@ def _outbound(s: Schedule, device: Device, stored: Counter[bytes], place: dict[b
                 found.append(f"S3 {what} was stored before its predecessor")
             last[sent.stream] = place[sent.payload]
     return found
+
+
+def _is_deserved(s: Schedule, code: str, sent: Sent) -> bool:
+    """Say whether a message is what a node refuses under this code; other codes are the client's own."""
+    if code == "too_large":
+        return len(sent.payload) > LARGEST
+    return code != "forbidden" or sent.stream == FORBIDDEN_STREAM or sent.stream in s.revoked
 
 
 def _private(s: Schedule, device: Device) -> list[str]:

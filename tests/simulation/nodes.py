@@ -20,11 +20,6 @@ STRANGER = "q"
 """A principal that is not the one of the sessions."""
 
 
-def authorize(principal: str, verb: str, stream: str) -> bool:
-    """Everybody may everything, but for one stream."""
-    return stream != FORBIDDEN_STREAM
-
-
 class Node:
     """One server process."""
 
@@ -38,6 +33,7 @@ class Node:
         self.is_draining = False
         self.life = 0
         self.dial_delay = 0.0
+        self.revoked: set[str] = set()
         self.sessions: dict[Wire, ServerSession] = {}
         self.settings = NodeSettings(
             node=name, key=KEY, ttl=TTL, hello_timeout=3.0, keepalive_interval=1.0, keepalive_timeout=2.0,
@@ -59,8 +55,12 @@ class Node:
     # -- what happens to it -------------------------------------------------------------------------------------------
 
     def accept(self, wire: Wire, principal: str = "p") -> None:
-        self.sessions[wire] = ServerSession(self.settings, principal, authorize, self.dice, self.now)
+        self.sessions[wire] = ServerSession(self.settings, principal, self._authorize, self.dice, self.now)
         self._drive(wire)
+
+    def _authorize(self, principal: str, verb: str, stream: str) -> bool:
+        """Everybody may everything, but for one stream; the right to publish may be taken away for a while."""
+        return stream != FORBIDDEN_STREAM and not (verb == "publish" and stream in self.revoked)
 
     def _alive(self, what: Callable[..., None], *args: Any) -> bool:
         """Postpone while paused."""

@@ -56,6 +56,7 @@ class Schedule:
         self.may_lose_sessions = False
         self.was_taken_over = False
         self.forgotten: set[str] = set()
+        self.revoked: set[str] = set()
         self.dead: list[Device] = []
         self.restarts: list[tuple[Device, Device]] = []
         self.resumes_at_heal: dict[str, int] = {}
@@ -167,6 +168,7 @@ class Schedule:
         for node in self.nodes:
             node.start()
             node.dial_delay = 0.0
+            node.revoked.clear()
             if node.is_paused:
                 node.resume()
         for wire in list(self.network.wires):

@@ -10,7 +10,7 @@ from resilient_ws.frames import Ack, SeqMark
 from server_fixture import actions, entering, session
 from server_fixture.actions import Outlet
 from server_fixture.appending import Appending
-from server_fixture.backplane import Append, Appended, EnterSession, Fence, ProducerState, SessionEntered
+from server_fixture.backplane import Append, Appended, EnterSession, Entry, Fence, ProducerState, SessionEntered
 from server_fixture.entering import Entering
 from server_fixture.reading import Reader, Reading
 from server_fixture.session import ServerSession
@@ -93,6 +93,18 @@ def _ack_overtakes_reject(original: Any) -> Any:
         original(self, lane, last, answer)
 
     return appended
+
+
+def _reject_spreads(original: Any) -> Any:
+    def append(self: Appending, lane: Any) -> None:
+        spread = None
+        for place, (seq, entry) in enumerate(lane.waiting):
+            spread = spread or entry.code
+            if spread is not None and entry.code is None:
+                lane.waiting[place] = (seq, Entry(b"", False, code="too_large"))
+        original(self, lane)
+
+    return append
 
 
 def _no_instance(original: Any) -> Any:
@@ -193,6 +205,7 @@ MUTANTS = {
     "no_reject": Mutant("2", "usual", replaced(Appending, "_appended", _no_reject)),
     "reject_not_in_welcome": Mutant("2", "store", replaced(Entering, "_settle", _reject_not_in_welcome)),
     "ack_overtakes_reject": Mutant("2", "usual", replaced(Appending, "_appended", _ack_overtakes_reject)),
+    "reject_spreads": Mutant("2", "rights", replaced(Appending, "_append", _reject_spreads)),
     "committed_ahead": Mutant("2", "store", replaced(Entering, "_settle", _committed_ahead)),
     "no_instance_in_4409": Mutant("4", "drain", together(
         replaced(actions, "superseded_by", _no_instance), replaced(session, "superseded_by", _no_instance))),
