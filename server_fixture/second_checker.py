@@ -143,30 +143,30 @@ def unreported_gap(facts: Facts) -> Found:
     S5: between what came and what came before it, whatever is missing is in a gap that came in between. No message
     that certainly existed is passed over without a word: not on the way, and not below what is retained at the end.
     """
-    for stay in facts.stays:
-        for at, first, last in _passed_over(facts, stay):
-            for offset in range(first, last + 1):
-                if (stay.process, stay.line, offset) in facts.had or not facts.existed(stay.line, offset):
-                    continue
-                if not facts.may_be_replaced(stay.process, stay.line, offset, at):
-                    yield _due("unreported_gap", stay, offset, "never came, and no gap was reported for it")
+    for stay, at, first, last in _passed_over(facts):
+        for offset in range(first, last + 1):
+            if (stay.process, stay.line, offset) in facts.had or not facts.existed(stay.line, offset):
+                continue
+            if not facts.may_be_replaced(stay.process, stay.line, offset, at):
+                yield _due("unreported_gap", stay, offset, "never came, and no gap was reported for it")
 
 
-def _passed_over(facts: Facts, stay: Stay) -> collections.abc.Iterator[tuple[float, int, int]]:
+def _passed_over(facts: Facts) -> collections.abc.Iterator[tuple[Stay, float, int, int]]:
     """
     Name the stretches that a process was led over without a word: at which place in the history, first and last offset.
     """
-    for step, delivery in stay.deliveries():
+    for stay, step, delivery in facts.deliveries():
         if delivery.epoch == stay.line[1]:
-            yield step.at, step.due, delivery.offset - 1
-    for step, gap in stay.gaps():
-        yield step.at, step.due, gap.first - 1
+            yield stay, step.at, step.due, delivery.offset - 1
+    for stay, step, gap in facts.gaps():
+        yield stay, step.at, step.due, gap.first - 1
         if gap.epoch == stay.line[1]:
-            yield step.at, max(step.due, last_of(gap) + 1), gap.next - 1
-    if stay.ended_by is not None:
-        yield stay.ended_at, stay.due, int(stay.end()) - 1
-    elif stay.line in facts.reads:
-        yield math.inf, stay.due, facts.reads[stay.line].first_offset - 1
+            yield stay, step.at, max(step.due, last_of(gap) + 1), gap.next - 1
+    for stay in facts.stays:
+        if stay.ended_by is not None:
+            yield stay, stay.ended_at, stay.due, int(stay.end()) - 1
+        elif stay.line in facts.reads:
+            yield stay, math.inf, stay.due, facts.reads[stay.line].first_offset - 1
 
 
 def unreported_epoch(facts: Facts) -> Found:
@@ -189,17 +189,16 @@ def untrue_gap(facts: Facts) -> Found:
     S7: a gap is reported only over what retention has taken, all of it, but for what it may pass over rightly; and
     what comes next is none of what it says cannot come (section 5, `gap`).
     """
-    for stay in facts.stays:
-        for step, gap in stay.gaps():
-            if gap.epoch != stay.line[1]:
-                continue
-            if gap.next <= last_of(gap):
-                yield _due("gap_over_existing", stay, gap.next, f"comes next after a gap up to {last_of(gap)}")
-            for offset in range(gap.first, last_of(gap) + 1):
-                is_empty = facts.may_skip(stay.line) and not facts.existed(stay.line, offset)
-                is_retained = facts.can_read(stay.line, offset) and not is_empty
-                if is_retained and not _may_pass_over(stay, step, gap, offset):
-                    yield _due("gap_over_existing", stay, offset, f"is in a gap ({gap.reason}), and not trimmed")
+    for stay, step, gap in facts.gaps():
+        if gap.epoch != stay.line[1]:
+            continue
+        if gap.next <= last_of(gap):
+            yield _due("gap_over_existing", stay, gap.next, f"comes next after a gap up to {last_of(gap)}")
+        for offset in range(gap.first, last_of(gap) + 1):
+            is_empty = facts.may_skip(stay.line) and not facts.existed(stay.line, offset)
+            is_retained = facts.can_read(stay.line, offset) and not is_empty
+            if is_retained and not _may_pass_over(stay, step, gap, offset):
+                yield _due("gap_over_existing", stay, offset, f"is in a gap ({gap.reason}), and not trimmed")
 
 
 def _is_late(stay: Stay, step: Step, delivery: h.Deliver) -> bool:
@@ -210,37 +209,34 @@ def delivered_twice(facts: Facts) -> Found:
     """
     S2: a message comes to a process once; again only where it is marked so, or where the process went back itself.
     """
-    for stay in facts.stays:
-        for step, delivery in stay.deliveries():
-            is_again = facts.had[stay.process, (delivery.stream, delivery.epoch), delivery.offset] < step.at
-            if _is_late(stay, step, delivery) and is_again and not delivery.redelivered:
-                yield _came("duplicated", delivery, "came again")
+    for stay, step, delivery in facts.deliveries():
+        is_again = facts.had[stay.process, (delivery.stream, delivery.epoch), delivery.offset] < step.at
+        if _is_late(stay, step, delivery) and is_again and not delivery.redelivered:
+            yield _came("duplicated", delivery, "came again")
 
 
 def delivered_late(facts: Facts) -> Found:
     """
     S3: what comes to a process is above all that came before, and above what it was told cannot come.
     """
-    for stay in facts.stays:
-        for step, delivery in stay.deliveries():
-            is_again = facts.had[stay.process, (delivery.stream, delivery.epoch), delivery.offset] < step.at
-            if _is_late(stay, step, delivery) and not is_again:
-                yield _came("reordered", delivery, f"came when {step.due} of {stay.line[1]} was due")
+    for stay, step, delivery in facts.deliveries():
+        is_again = facts.had[stay.process, (delivery.stream, delivery.epoch), delivery.offset] < step.at
+        if _is_late(stay, step, delivery) and not is_again:
+            yield _came("reordered", delivery, f"came when {step.due} of {stay.line[1]} was due")
 
 
 def delivered_invention(facts: Facts) -> Found:
     """
     S4: a delivery has the bytes of a send or publish, and of the one that is at its place, where that can be read.
     """
-    for stay in facts.stays:
-        for step, delivery in stay.deliveries():
-            line, offset, payload = (delivery.stream, delivery.epoch), delivery.offset, delivery.payload
-            if not facts.origins[delivery.stream, payload]:
-                yield _came("phantom", delivery, f"came as {payload}, which nobody sent or published")
-            held = facts.held[line].get(offset) if facts.can_read(line, offset) else None
-            is_other = facts.can_read(line, offset) and (held is None or held.payload != payload)
-            if is_other and not facts.may_be_replaced(stay.process, line, offset, step.at):
-                yield _came("phantom", delivery, f"came as {payload}, the store says {held}")
+    for stay, step, delivery in facts.deliveries():
+        line, offset, payload = (delivery.stream, delivery.epoch), delivery.offset, delivery.payload
+        if not facts.origins[delivery.stream, payload]:
+            yield _came("phantom", delivery, f"came as {payload}, which nobody sent or published")
+        held = facts.held[line].get(offset) if facts.can_read(line, offset) else None
+        is_other = facts.can_read(line, offset) and (held is None or held.payload != payload)
+        if is_other and not facts.may_be_replaced(stay.process, line, offset, step.at):
+            yield _came("phantom", delivery, f"came as {payload}, the store says {held}")
 
 
 def seen_differently(facts: Facts) -> Found:
@@ -256,16 +252,26 @@ def seen_differently(facts: Facts) -> Found:
 # -- the predicates: what was sent and published ----------------------------------------------------------------------
 
 
+def _of_producers(facts: Facts) -> collections.abc.Iterator[tuple[Line, str, list[tuple[int, h.Effect]]]]:
+    """
+    Name what each producer has in each epoch: (seq, message), in the order of places.
+    """
+    for line, effects in facts.places.items():
+        for producer, mine in by(effects, lambda effect: effect.producer).items():
+            if producer is not None:
+                yield line, producer, [(effect.seq, effect) for effect in mine if effect.seq is not None]
+
+
 def stored_twice(facts: Facts) -> Found:
     """
     S2: a producer's message, named by its seq, is at one place of an epoch at most.
     """
-    for line, effects in facts.places.items():
-        for (producer, seq), copies in by(effects, lambda effect: (effect.producer, effect.seq)).items():
-            for copy in copies[1:]:
-                if producer is not None and seq is not None and not facts.is_invented(line, copy):
-                    why = f"is at {copy.offset} of epoch {line[1]}, and at {copies[0].offset}"
-                    yield _sent("duplicated", (producer, line[0], seq), why)
+    for line, producer, mine in _of_producers(facts):
+        first: dict[int, int] = {}
+        for seq, effect in mine:
+            if first.setdefault(seq, effect.offset) != effect.offset and not facts.is_invented(line, effect):
+                why = f"is at {effect.offset} of epoch {line[1]}, and at {first[seq]}"
+                yield _sent("duplicated", (producer, line[0], seq), why)
 
 
 def stored_too_often(facts: Facts) -> Found:
@@ -298,17 +304,15 @@ def stored_late(facts: Facts) -> Found:
     S3: the messages of a producer are in an epoch in the order of their seqs; of one that is there twice the first
     place counts.
     """
-    for line, effects in facts.places.items():
-        for producer, mine in by(effects, lambda effect: effect.producer).items():
-            highest, seen = 0, set()
-            for effect in mine:
-                if producer is None or effect.seq is None or effect.seq in seen:
-                    continue
-                if effect.seq < highest and not facts.is_invented(line, effect):
-                    why = f"is at {effect.offset} of epoch {line[1]}, behind seq {highest}"
-                    yield _sent("reordered", (producer, line[0], effect.seq), why)
-                seen.add(effect.seq)
-                highest = max(highest, effect.seq)
+    for line, producer, mine in _of_producers(facts):
+        seen: set[int] = set()
+        highest = 0
+        for seq, effect in mine:
+            if seq < highest and seq not in seen and not facts.is_invented(line, effect):
+                why = f"is at {effect.offset} of epoch {line[1]}, behind seq {highest}"
+                yield _sent("reordered", (producer, line[0], seq), why)
+            seen.add(seq)
+            highest = max(highest, seq)
 
 
 def stored_invention(facts: Facts) -> Found:
@@ -348,11 +352,11 @@ def false_promise(facts: Facts) -> Found:
     """
     for key, receipts in facts.receipts.items():
         producer, stream, seq = key
-        promises = [receipt for receipt in receipts if receipt.outcome == "ok"]
+        promises = [op for op in receipts if op.outcome == "ok" and not facts.was_told_of_loss(stream, op.time)]
         is_told = any(loss.first <= seq <= loss.last for loss in facts.confessed[producer, stream])
-        if key not in facts.sends or key in facts.present or is_told or facts.was_glimpsed(key):
+        if not promises or key not in facts.sends or key in facts.present or is_told:
             continue
-        if any(not facts.was_told_of_loss(stream, promise.time) for promise in promises) and not facts.had_room(key):
+        if not facts.was_glimpsed(key) and not facts.had_room(key):
             yield _sent("false_receipt", key, "was committed, and nobody can have read it")
 
 

@@ -64,12 +64,6 @@ class Stay:
         if op.epoch == self.line[1]:
             self.due = max(self.due, op.offset + 1 if isinstance(op, h.Deliver) else op.next)
 
-    def deliveries(self) -> list[tuple[Step, h.Deliver]]:
-        return [(step, step.op) for step in self.steps if isinstance(step.op, h.Deliver)]
-
-    def gaps(self) -> list[tuple[Step, h.GapReported]]:
-        return [(step, step.op) for step in self.steps if isinstance(step.op, h.GapReported)]
-
     def end(self) -> float:
         """
         The offset from which on nothing is owed. Who subscribes again in this epoch without having left is owed what
@@ -149,7 +143,8 @@ class Facts:
     Attributes:
         sends, receipts: By (producer, stream, seq).
         confessed: What is reported as lost by the store, by (producer, stream).
-        publishes, gaps, epochs: By stream; the epochs are those that any op names.
+        publishes, forgotten, epochs: By stream; the second are gaps that tell of a forgetful store, the last every epoch
+            that any op names.
         reads, held: The last final read of each (stream, epoch), and what it holds, by offset.
         last_epoch: The epoch that a stream is in at the end.
         rewritten: The (stream, epoch) of which anybody was told that the log was cut and grew again: there, what was
@@ -171,17 +166,17 @@ class Facts:
         self.confessed = by(self._all(h.AcknowledgedLost), lambda op: (op.producer, op.stream))
         self.publishes = by(self._all(h.Publish), lambda op: op.stream)
         self.published = collections.Counter((op.stream, op.payload) for op in self._all(h.Publish))
-        self.gaps = by(self._all(h.GapReported), lambda op: op.stream)
+        self.forgotten = by((op for op in self._all(h.GapReported) if op.reason in FORGETFUL), lambda op: op.stream)
         self.reads = {(op.stream, op.epoch): op for op in self._all(h.FinalRead)}
         self.held = {line: _held(read) for line, read in self.reads.items()}
         self.last_epoch = {op.stream: op.epoch for op in self._all(h.FinalRead)}
         self.rewritten = {(op.stream, op.epoch) for op in self._all(h.GapReported) if op.reason == "rewritten"}
         self.stays = self._where()
         self.alike = by(self.stays, lambda stay: (stay.process, stay.line))
-        self.told = {
-            (process, line): [(step, gap) for stay in stays for step, gap in stay.gaps() if gap.epoch == line[1]]
-            for (process, line), stays in self.alike.items()
-        }
+        self.told: dict[tuple[str, Line], list[tuple[Step, h.GapReported]]] = collections.defaultdict(list)
+        for stay, step, gap in self.gaps():
+            if gap.epoch == stay.line[1]:
+                self.told[stay.process, stay.line].append((step, gap))
         self.had: dict[tuple[str, Line, int], int] = {}
         self.witnessed: dict[Line, dict[int, set[str]]] = collections.defaultdict(dict)
         self.origins: dict[tuple[str, str], set[tuple[str, int] | None]] = collections.defaultdict(set)
@@ -237,6 +232,20 @@ class Facts:
 
     # -- questions that several predicates ask
 
+    def deliveries(self) -> collections.abc.Iterator[tuple[Stay, Step, h.Deliver]]:
+        """
+        Name every delivery, with where its process was then.
+        """
+        return ((stay, step, step.op) for stay in self.stays for step in stay.steps if isinstance(step.op, h.Deliver))
+
+    def gaps(self) -> collections.abc.Iterator[tuple[Stay, Step, h.GapReported]]:
+        """
+        Name every gap, with where its process was then.
+        """
+        return (
+            (stay, step, step.op) for stay in self.stays for step in stay.steps if isinstance(step.op, h.GapReported)
+        )
+
     def can_read(self, line: Line, offset: int) -> bool:
         """
         Whether the store's last word says what is at this offset, be it that nothing is.
@@ -265,7 +274,7 @@ class Facts:
         """
         Whether anybody was told, at this time or later, that the store had lost what it had confirmed.
         """
-        return any(gap.reason in FORGETFUL and gap.time >= time for gap in self.gaps[stream])
+        return any(gap.time >= time for gap in self.forgotten[stream])
 
     def was_glimpsed(self, key: Key) -> bool:
         """
