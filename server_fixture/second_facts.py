@@ -143,8 +143,9 @@ class Facts:
     Attributes:
         sends, receipts: By (producer, stream, seq).
         confessed: What is reported as lost by the store, by (producer, stream).
-        publishes, forgotten, epochs: By stream; the second are gaps that tell of a forgetful store, the last every epoch
-            that any op names.
+        publishes: By stream.
+        forgotten: The gaps that tell of a forgetful store, by stream.
+        epochs: Every (stream, epoch) that any op names, by stream.
         reads, held: The last final read of each (stream, epoch), and what it holds, by offset.
         last_epoch: The epoch that a stream is in at the end.
         rewritten: The (stream, epoch) of which anybody was told that the log was cut and grew again: there, what was
