@@ -4,14 +4,14 @@ import { ProtocolError } from './errors.js';
 import { parseStrict, writeCanonical } from './json.js';
 import * as t from './types.js';
 
-export const MAX_CONTROL = 1048576;
+export const MAX_CONTROL = 4 * 1048576;
 
 const required = { required: true };
 const empty = { missing: [] };
 const features = ['features', t.list(t.id, 64), empty];
 const hint = ['hint', t.hint, { missing: '' }];
 const acked = ['acked', t.list(t.tuple(t.stream, t.id, t.offset), 8192), empty];
-const seqMarks = t.list(t.tuple(t.index, t.stream, t.number), 8192);
+const seqMarks = t.list(t.tuple(t.index, t.stream, t.offset), 8192);
 const peers = ['peers', t.list(t.url, 64), empty];
 
 const position = t.object([['epoch', t.id, required], ['offset', t.offset, required]]);
@@ -23,7 +23,6 @@ const start = (value) => (typeof value === 'string' ? t.oneOf('now', 'earliest')
 
 function oneStart(entry) {
   if ((entry.held === undefined) === (entry.start === undefined)) throw new ProtocolError("exactly one of 'held' and 'start' is needed");
-  if (entry.acked !== undefined && entry.held === undefined) throw new ProtocolError("'acked' stands beside 'held' only");
 }
 
 const wanted = [['stream', t.stream, required], ['id', t.number, required], ['held', held, { inside: held }],
@@ -59,7 +58,6 @@ function distinct(keys, what) {
 }
 
 function helloChecks(frame) {
-  if (frame.producers.length === 0) throw new ProtocolError('a hello needs the producer of its connection');
   if ((frame.session === undefined) !== (frame.token === undefined)) throw new ProtocolError("'session' and 'token' go together");
   distinct(frame.producers, 'a producer');
   distinct(frame.streams.map((entry) => entry.stream), 'a stream');

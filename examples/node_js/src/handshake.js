@@ -2,9 +2,13 @@
 
 import { conclude, wish } from './conclude.js';
 import { ProtocolError } from './errors.js';
+import { cleanHint } from './types.js';
 
-export const WRONG_TOKEN = 'the resume token is not valid here';
+/** One text for every wrong token and every wrong principal, the same on every node. */
+export const WRONG_TOKEN = 'this token or principal may not resume here';
 export const FEATURES = ['batch', 'void'];
+const MOST_TOMBSTONES = 4096;
+const MOST_HINT = 128;
 const RESERVED = { code: 'forbidden', hint: "of the names that begin with '~' only '~' alone may be followed" };
 
 /** Return why a subscription is refused, or null. */
@@ -33,6 +37,7 @@ export class Handshake {
     this.hello = hello;
     this.named = namedStreams(hello, session.policy);
     this.answers = new Map();
+    this.room = MOST_TOMBSTONES;
     if (hello.outbound.some(({ stream }) => stream.startsWith('~') && stream !== '~')) {
       throw new ProtocolError("of the names that begin with '~' only '~' alone may be said");
     }
@@ -112,22 +117,30 @@ export class Handshake {
       if (subscription) session.reading.begin(subscription, conclusion);
     }
     for (const { stream, held, acked } of hello.streams) {
-      if (acked !== undefined && acked <= held.offset) session.reading.acknowledge(stream, held.epoch, acked);
+      if (held && acked <= held.offset) session.reading.acknowledge(stream, held.epoch, acked);
     }
   }
 
   committed({ producer, stream, first }) {
     const { session, hello } = this;
-    const { seq, known, rejected } = this.answers.get(stream).producers.find(({ id }) => id === hello.producers[producer]);
+    const { seq, known, rejected } = this.fitting(this.answers.get(stream).producers.find(({ id }) => id === hello.producers[producer]));
     session.sending.settled(producer, stream, Math.max(seq, first - 1));
     return { producer, stream, seq, known, rejected };
+  }
+
+  /** Say less to be consumed where there are too many tombstones: who resends the rest gets their rejects. */
+  fitting(facts) {
+    const { room } = this;
+    this.room -= Math.min(room, facts.rejected.length);
+    if (facts.rejected.length <= room) return facts;
+    return { ...facts, seq: facts.rejected[room][0] - 1, rejected: facts.rejected.slice(0, room) };
   }
 
   answer(entry) {
     const { session } = this;
     const { stream, id } = entry;
     const refused = refusal(session.policy, stream);
-    if (refused) return { told: { stream, id, error: refused } };
+    if (refused) return { told: { stream, id, error: { ...refused, hint: cleanHint(refused.hint ?? '', MOST_HINT) } } };
     const subscription = session.reading.open(stream, id, true);
     const conclusion = conclude(wish(entry), this.answers.get(stream), stream === '~' && this.verdict.verdict === 'new');
     return { told: answerFrame(stream, id, conclusion), subscription, conclusion };

@@ -33,9 +33,9 @@ export function makeServer(node) {
   return server;
 }
 
-/** A control frame of 1,048,576 characters may have four bytes for each. */
+/** Well above what is stored, so that a larger payload is rejected alone; and never below a control frame. */
 function largestMessage(maxMessage) {
-  return Math.max(maxMessage + 4096, 4 * 1048576);
+  return Math.max(2 * maxMessage + 4096, 4 * 1048576);
 }
 
 function refusalOf(node, request) {

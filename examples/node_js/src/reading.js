@@ -123,14 +123,17 @@ export class Reading {
     this.reading += 1;
     const { epoch, position, crc, stream } = subscription;
     const args = { stream: this.session.fullName(stream), epoch, after: position, crc, ...reserved };
-    this.session.call('read', args, (answer) => {
+    const home = () => {
       this.reading -= 1;
       this.spend(reserved, -1);
       this.session.io.wantTurn();
-      if (!this.isPresent(subscription)) return;
       subscription.busy = false;
-      this.came(subscription, answer);
-    });
+    };
+    // A read without an answer can be done again at the next poll; whether the store is away for good is the node's to say.
+    this.session.call('read', args, (answer) => {
+      home();
+      if (this.isPresent(subscription)) this.came(subscription, answer);
+    }, home);
   }
 
   spend(amount, sign) {
@@ -213,7 +216,13 @@ export class Reading {
       if (!this.isPresent(subscription) || slice.epoch !== subscription.epoch) return;
       subscription.last = Math.max(subscription.last, slice.last);
       if (this.ackHolds(subscription)) this.settle(subscription);
-    });
+    }, () => {});
+  }
+
+  /** What the last ack was for did not happen: the same ack counts again. */
+  forgetAck(stream) {
+    const subscription = this.subscriptions.get(stream);
+    if (subscription) subscription.acked = -1;
   }
 
   ackHolds(subscription) {

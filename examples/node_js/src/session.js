@@ -119,9 +119,11 @@ export class Session {
     if (!this.isOver && this.id === session && fenceLess(this.fence, fence)) this.outranked(fence);
   }
 
-  /** The node wants its clients to leave. */
+  /** The node wants its clients to leave; who has no welcome goes at once. */
   drain(advice) {
-    if (!this.isOver && this.state !== 'leaving') this.write({ type: 'drain', ...advice });
+    if (this.isOver || this.state === 'leaving') return;
+    if (this.state === 'open') this.write({ type: 'drain', ...advice });
+    else this.shut(1012, 'the node is leaving');
   }
 
   /** Commit and ack what was read, then close. */
@@ -207,7 +209,7 @@ export class Session {
 
   ready({ generation }) {
     if (generation !== this.fence.generation) throw new ProtocolError('ready must name the generation of the welcome on this connection');
-    this.call('confirm', { session: this.id, generation }, () => {});
+    this.call('confirm', { session: this.id, generation }, () => {}, () => {});
   }
 
   subscribe(frame) {
@@ -282,13 +284,17 @@ export class Session {
 
   // ---- the backplane
 
-  /** Ask for a step. An unknown outcome, an old fence and a session that is gone have one answer everywhere. */
-  call(step, args, done) {
+  /**
+   * Ask for a step. An old fence and a session that is gone have one answer everywhere; so has an unknown outcome, unless the step
+   * owes the client nothing and `failed` says how it is made good.
+   */
+  call(step, args, done, failed) {
     this.steps += 1;
     this.io.call(step, args, (answer) => {
       this.steps -= 1;
       if (this.isOver) return;
-      if (answer === null) this.shut(1013, 'the outcome at the store is unknown');
+      if (answer === null && failed) failed();
+      else if (answer === null) this.shut(1013, 'the outcome at the store is unknown');
       else if (answer.kind === 'old') this.outranked(answer.fence);
       else if (answer.kind === 'unknown') this.shut(1012, 'the session is gone');
       else done(answer);
@@ -318,17 +324,22 @@ export class Session {
     this.reading.poll(now, this.config.poll);
     if (now - this.refreshed < this.config.ttl / 3) return;
     this.refreshed = now;
-    this.call('refresh', { session: this.id, fence: this.fence }, () => {});
+    const soon = () => { this.refreshed = Math.min(this.refreshed, this.io.now() - this.config.ttl / 3 + Math.min(1, this.config.ttl / 10)); };
+    this.call('refresh', { session: this.id, fence: this.fence }, () => {}, soon);
   }
 
   /** Trim the private stream, one step at a time, always to the newest ack. */
   trim(epoch, offset) {
     if (this.trimming) return void (this.trimming.next = { epoch, offset });
     this.trimming = {};
-    this.call('trimPrivate', { session: this.id, fence: this.fence, epoch, offset }, () => {
+    const ended = () => {
       const { next } = this.trimming;
       this.trimming = null;
       if (next) this.trim(next.epoch, next.offset);
+    };
+    this.call('trimPrivate', { session: this.id, fence: this.fence, epoch, offset }, ended, () => {
+      this.reading.forgetAck('~');
+      ended();
     });
   }
 

@@ -53,8 +53,8 @@ export function hint(value) {
 }
 
 /** Cut and clean our own words, so that they are a legal hint. */
-export function cleanHint(text) {
-  return [...text.toWellFormed().replace(/\p{Cc}/gu, ' ')].slice(0, 1024).join('');
+export function cleanHint(text, most = 1024) {
+  return [...text.toWellFormed().replace(/\p{Cc}/gu, ' ')].slice(0, most).join('');
 }
 
 export function oneOf(...words) {

@@ -245,3 +245,82 @@ test('to a client that does not read go no data and only the newest pong', () =>
   play.settle(1);
   assert.deepEqual(said(play).map(({ type, echo }) => [type, echo]), [['pong', '3'], ['data', undefined]]);
 });
+
+test('an unknown outcome of a step that owes the client nothing ends nothing, and the step is asked for again when it is due', () => {
+  const play = welcomed({ streams: [{ stream: '~', id: 1, start: 'earliest' }, { stream: 'a', id: 2, start: 'now' }] });
+  const [{ generation, streams }] = said(play);
+  const name = `~${play.core(1).id}`;
+  const fail = (step) => {
+    play.core(1).turn();
+    const at = play.double.queue.findIndex((one) => one.step === step);
+    assert.ok(at >= 0, step);
+    play.double.queue.splice(at, 1)[0].done(null);
+    assert.deepEqual(said(play), [], step);
+  };
+  play.receive(1, { type: 'ready', generation });
+  fail('confirm');
+  play.double.publish(name, 'x', 'y');
+  play.core(1).woken(name);
+  fail('read');
+  play.core(1).reading.poll(play.clock + 5, 5);
+  play.settle(1);
+  assert.deepEqual(said(play).map(({ stream, first }) => [stream, first]), [['~', 1]]);
+  const ack = { type: 'ack', acked: [['~', streams[0].epoch, 1]] };
+  play.receive(1, ack);
+  fail('trimPrivate');
+  play.receive(1, ack);
+  play.settle(1);
+  assert.deepEqual([...play.double.stream(name).log.keys()], [2]);
+  for (let i = 0; i < 205; i += 1) {
+    play.core(1).lifeSign(false);
+    play.pass();
+  }
+  fail('refresh');
+  const isRefresh = ({ step }) => step === 'refresh';
+  assert.deepEqual(play.double.queue.filter(isRefresh), []);
+  for (let i = 0; i < 12; i += 1) play.pass();
+  assert.equal(play.double.queue.filter(isRefresh).length, 1);
+});
+
+test('a node that leaves says drain to those who are welcomed; everybody else is closed 1012 at once', () => {
+  const advice = { within: 1, jitter: 0, spread: 0, peers: [] };
+  const open = welcomed();
+  said(open);
+  open.core(1).drain(advice);
+  assert.deepEqual(typesOf(said(open)), ['drain']);
+  const waiting = new Player({});
+  const standing = new Player({});
+  standing.receive(1, { ...HELLO, standby: true });
+  said(standing);
+  const entering = new Player({});
+  entering.receive(1, HELLO);
+  for (const play of [waiting, standing, entering]) {
+    play.core(1).drain(advice);
+    assert.deepEqual(typesOf(said(play)), [1012]);
+  }
+});
+
+test('a welcome names 4096 tombstones at most and says that less is consumed; the rest are told with the append that asks again', () => {
+  const producer = HELLO.producers[0];
+  const most = 4096;
+  const outbound = ['a', 'b'].map((stream) => ({ producer: 0, stream, first: 1, next: most + 10 }));
+  const play = welcomed({ outbound }, (double) => {
+    for (const stream of ['a', 'b']) {
+      double.stream(stream).producers.set(producer, most + 1);
+      for (let seq = 1; seq <= most + 1; seq += 1) double.stream(stream).tombstones.set(`${producer} ${seq}`, 'gone');
+    }
+  });
+  const [{ committed }] = said(play);
+  assert.deepEqual(committed.map(({ seq, rejected }) => [seq, rejected.length]), [[most, most], [0, 0]]);
+  play.receive(1, data('a', most + 1, 'x'));
+  play.settle(1);
+  const [reject, ack] = said(play);
+  assert.deepEqual([reject.seq, reject.code, ack.committed], [most + 1, 'gone', [[0, 'a', most + 1]]]);
+});
+
+test('a stream that is refused in a welcome has a short hint', () => {
+  const play = new Player({ forbidden: { a: 'x'.repeat(1000) } });
+  play.receive(1, { ...HELLO, streams: [{ stream: 'a', id: 1, start: 'now' }] });
+  play.settle(1);
+  assert.equal(said(play)[0].streams[0].error.hint.length, 128);
+});

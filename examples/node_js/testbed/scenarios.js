@@ -87,8 +87,6 @@ export const SCENARIOS = {
       },
       2.09: (play) => play.core(2).advise(0.25),
     },
-    notCompared: { 2.06: "the transcript's ping has no `committed`, which section 5 wants in every ping and pong; compared without it" },
-    lenient: { 2.06: (text) => text.replace('"committed":[[0,"orders",1]],', '') },
   },
   reject: {
     limits: { orders: { most: 20, hint: "this principal may not send more than 20 bytes to 'orders'" } },
