@@ -3,8 +3,8 @@ Check the model of the resume handshake with spin: what is right passes, and eac
 
 Usage: ``python docs/model/run.py``; needs ``spin`` and ``gcc`` (Debian: ``apt-get install spin gcc``), nothing else.
 One line is printed for each variant. The exit status is 0 only when every model was searched to the end without an
-error, every place that must be reached was reached, and every bug broke the property that it is said to break. Here lives
-how spin is run and how its answer is read; what is modelled stands in ``resume.pml``, and never here.
+error, every place that must be reached was reached, and every bug broke the property that it is said to break. Here
+lives how spin is run and how its answer is read; what is modelled stands in ``resume.pml``, and never here.
 """
 
 from __future__ import annotations
