@@ -10,7 +10,7 @@ import websocket
 
 from tests.conformance.grammar import MOST
 from tests.conformance.plain_peer import plain, random_id
-from tests.conformance.subjects import Nodes, subscribed
+from tests.conformance.subjects import Nodes, follow, subscribed
 
 pytestmark = pytest.mark.cluster
 
@@ -83,7 +83,6 @@ NOT_A_HELLO = {
     "Infinity": bare(spare=float("inf")),
     "a comment": bare()[:-1] + "/* */}",
     "nested without end": '{"type":' + "[" * 100_000 + "]" * 100_000 + "}",
-    "a megabyte": bare(spare="x" * (1 << 20)),
 }
 
 
@@ -148,6 +147,27 @@ def test_bad_frame(nodes: Nodes, what: str) -> None:
         peer.text(wire) if isinstance(wire, str) else peer.binary(wire)
         assert peer.wait("error")["fatal"] is True
         assert peer.wait_closed().code == 4400
+
+
+def test_a_long_hello_is_read(nodes: Nodes) -> None:
+    """A control frame may have 4,194,304 characters, and fields that nobody knows (section 5)."""
+    with plain(nodes.url) as peer:
+        peer.hello(spare="x" * ((4 << 20) - 1000))
+
+
+def test_a_subscribe_with_an_old_id_is_void(nodes: Nodes) -> None:
+    """It has no answer, and the subscription that is there goes on (section 5)."""
+    name = nodes.stream()
+    with plain(nodes.url) as peer:
+        peer.hello(streams=follow(name, "earliest", 2))
+        nodes.publish(name, "one")
+        assert peer.take(1) == ["one"]
+        for number in (1, 2):
+            peer.frame("subscribe", stream=name, id=number, start="earliest")
+        nodes.publish(name, "two")
+        assert peer.take(1) == ["two"]
+        peer.round_trip()
+        assert peer.messages == []
 
 
 def test_ack_of_what_was_never_sent(nodes: Nodes) -> None:

@@ -220,6 +220,36 @@ def test_swallowed_message_is_noticed(nodes: Nodes, kind: str) -> None:
         assert peer.wait_closed().code == 1012
 
 
+def test_what_was_written_before_a_bye_is_stored(nodes: Nodes) -> None:
+    """A bye ends the session behind the messages before it, which are acked (section 5)."""
+    name = nodes.stream()
+    with plain(nodes.url) as peer:
+        peer.hello()
+        for number in range(1, 51):
+            peer.send(name, number, str(number))
+        peer.frame("bye")
+        assert peer.wait_closed().code == 1000
+    with plain(nodes.reference) as reader:
+        reader.hello(streams=follow(name, "earliest"))
+        assert reader.take(50) == [str(number) for number in range(1, 51)]
+
+
+def test_ack_of_what_an_older_connection_may_have_delivered(nodes: Nodes) -> None:
+    """On a subscription of the hello, one with a start too, an ack runs ahead of the data as far as the log goes."""
+    name = nodes.stream()
+    nodes.publish(name, "one", "two", "three")
+    with plain(nodes.url) as peer:
+        welcome = peer.hello(streams=follow(name, "earliest"), credit={"messages": 1, "bytes": 100})
+        epoch = welcome["streams"][0]["epoch"]
+        assert peer.take(1) == ["one"]
+        peer.followed[name].position = 3  # as if two and three had come over another one
+        peer.frame("ack", acked=[[name, epoch, 3]])
+        peer.round_trip()
+        nodes.publish(name, "four")
+        peer.frame("credit", messages=10, bytes=1000)
+        assert peer.take(1) == ["four"]
+
+
 def test_ack_of_a_lost_tail(nodes: Nodes) -> None:
     """An ack above the log's end, under a held position, shows that the store lost something: 1012."""
     name = nodes.stream()
