@@ -107,6 +107,7 @@ export class Handshake {
     const streams = hello.streams.map((entry) => this.answer(entry));
     session.state = 'open';
     session.refreshed = session.io.now();
+    session.prolonged = session.refreshed;
     session.write({
       type: 'welcome', version: 1, features: FEATURES, session: session.id, token: session.tokens.mint(session.id, verdict.generation),
       generation: verdict.generation, verdict: verdict.verdict, reason: verdict.reason || undefined, ttl: config.ttl, node: config.name,

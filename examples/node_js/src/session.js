@@ -20,6 +20,7 @@ import { cleanHint } from './types.js';
 const WELCOME_TIMEOUT = 10;
 const MOST_STREAMS = 4096;
 const MOST_STEPS = 256;
+const UNREFRESHED = 0.75;
 const OPEN = ['data', 'ready', 'subscribe', 'unsubscribe', 'ack', 'credit', 'ping', 'pong', 'auth', 'error', 'bye'];
 const ALLOWED = {
   waiting: ['hello', 'error'],
@@ -324,8 +325,15 @@ export class Session {
     this.reading.poll(now, this.config.poll);
     if (now - this.refreshed < this.config.ttl / 3) return;
     this.refreshed = now;
-    const soon = () => { this.refreshed = Math.min(this.refreshed, this.io.now() - this.config.ttl / 3 + Math.min(1, this.config.ttl / 10)); };
-    this.call('refresh', { session: this.id, fence: this.fence }, () => {}, soon);
+    this.call('refresh', { session: this.id, fence: this.fence }, () => { this.prolonged = now; }, () => this.refreshAgain());
+  }
+
+  /** No answer to a refresh: ask again soon, but not until the session has expired under a client that is here. */
+  refreshAgain() {
+    const { ttl } = this.config;
+    const now = this.io.now();
+    if (now - this.prolonged >= UNREFRESHED * ttl) this.storeSilent();
+    this.refreshed = Math.min(this.refreshed, now - ttl / 3 + Math.min(1, ttl / 10));
   }
 
   /** Trim the private stream, one step at a time, always to the newest ack. */
