@@ -164,7 +164,7 @@ class Conversation:
             attempt=self.attempts,
             producers=producers,
             features=FEATURES,
-            credit=self.free_credit(),
+            credit=frames.Credit(0, 0) if standby else self.free_credit(),
             max_message=self.settings.wire.max_message,
             session=None if self.identity is None else self.identity.session,
             token=None if self.identity is None else self.identity.token,
@@ -190,6 +190,14 @@ class Conversation:
             elsewhere = self.primary.outstanding()
             messages, size = max(0, messages - elsewhere[0]), max(0, size - elsewhere[1])
         return frames.Credit(messages, size)
+
+    def room(self) -> tuple[int, int]:
+        """Return (messages, bytes) that the primary may be granted: what is free and no hello that is out has granted."""
+        messages, size = self.inbox.free
+        for other in self.connections.values():
+            if other.phase is Phase.HANDSHAKING and other.hello is not None:
+                messages, size = messages - other.hello.credit.messages, size - other.hello.credit.bytes
+        return max(0, messages), max(0, size)
 
     def forget(self, connection: Connection) -> None:
         self.connections.pop(connection.number, None)
@@ -257,7 +265,7 @@ class Conversation:
         acked = tuple(m for m in self.inbox.acks() if connection.acked.get(m.stream) != (m.epoch, m.offset))
         for mark in acked:
             connection.acked[mark.stream] = (mark.epoch, mark.offset)
-        credit = connection.grantable(self.inbox.free)
+        credit = connection.grantable(self.room())
         changed = credit != connection.granted
         connection.granted = credit
         return {"acked": acked, "credit": credit if changed else None, "sent_seqs": connection.sent_marks()}
@@ -266,7 +274,7 @@ class Conversation:
         primary = self.primary
         if primary is None:
             return
-        if primary.is_grant_due(self.inbox.free, self.settings.inbox):
+        if primary.is_grant_due(self.room(), self.settings.inbox):
             self.confirm(primary)
         elif self.ack_at is None:
             self.ack_at = now + self.settings.inbox.ack_delay

@@ -131,6 +131,8 @@ class Arrivals:
         last = first + len(payloads) - 1
         if first <= held:
             self._check_duplicate(subscription, min(last, held))
+            if last >= held and not subscription.is_same(payloads[held - first]):
+                return Arrival.HOLE  # what an older connection delivered was replaced meanwhile (rule 7)
             self.duplicates += min(last, held) - first + 1
             if last <= held:
                 return Arrival.DROPPED

@@ -70,6 +70,11 @@ class Subscription:
             self._crc, self._last = crc32(data), None
         return Held(self.epoch, self.offset, self._crc)
 
+    def is_same(self, payload: Payload) -> bool:
+        """Say whether this may be the message that the position names; where nothing is known of that, it may."""
+        crc = self.held.crc
+        return crc is None or crc == crc32(payload if isinstance(payload, bytes) else payload.encode())
+
     def begin(self, answer: StreamAnswer) -> None:
         """Take the position that a first answer resolved ``start`` to."""
         self.start = None

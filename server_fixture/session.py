@@ -77,6 +77,9 @@ __all__ = [
 MAX_BACKLOG = 4 << 20
 """Bytes that may wait for their append before the node stops reading the socket."""
 
+UNREFRESHED = 0.75
+"""So much of its ttl a session may go without a refresh that was answered: then another node is to have its client."""
+
 LATE = 1.0
 """A timer that runs this late means that the node itself stood still: the client gets time to be heard (K4)."""
 
@@ -109,7 +112,7 @@ class ServerSession:
         self._settings = settings
         self._gate = Gate(settings, principal, authorize)
         self._rng = rng
-        self._now = self._heard_at = now
+        self._now = self._heard_at = self._refreshed_at = now
         self._outlet = Outlet()
         self._entering: Entering | None = None
         self._timers: dict[str, float] = {"hello": now + settings.hello_timeout}
@@ -285,15 +288,20 @@ class ServerSession:
             self._timers["quiet"] = min(self._now + self._settings.keepalive_interval, last)
 
     def _refresh(self) -> None:
-        """Prolong the session every third of its ttl; an unknown outcome is tried again soon (rule 1)."""
-        opened, ttl = self._at, self._settings.ttl
+        """Prolong the session every third of its ttl; an unknown outcome is tried again soon, not for ever (rule 1)."""
+        opened, ttl, asked = self._at, self._settings.ttl, self._now
         self._timers["refresh"] = self._now + ttl / 3
 
+        def done(answer: Done) -> None:
+            self._refreshed_at = asked
+
         def failed() -> None:
+            if self._now - self._refreshed_at >= UNREFRESHED * ttl:
+                self.store_silent(self._now)
             self._timers["refresh"] = min(self._timers["refresh"], self._now + min(1.0, ttl / 10))
 
         request = Refresh(session=opened.session, fence=opened.fence, ttl=ttl)
-        self._outlet.call(request, self._ignored, failed=failed)
+        self._outlet.call(request, done, failed=failed)
 
     def _poll(self) -> None:
         self._timers["poll"] = self._now + self._settings.poll_interval
@@ -344,7 +352,7 @@ class ServerSession:
     def _welcomed(self, welcome: Welcome) -> None:
         settings = self._settings
         self.phase = Phase.OPEN
-        self._heard_at = self._now
+        self._heard_at = self._refreshed_at = self._now
         self._timers = {
             "quiet": self._now + settings.keepalive_interval,
             "refresh": self._now + settings.ttl / 3,

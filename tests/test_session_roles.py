@@ -402,3 +402,22 @@ def test_a_seq_that_nobody_was_given_is_not_committed() -> None:
     rig.made(2)
     rig.welcome(2, committed=(f.CommittedAnswer(producer=0, stream="orders", seq=2),))
     assert [(shut.conn, shut.code) for shut in rig.shuts] == [(2, 4400)]
+
+
+def test_H18_while_a_hello_is_out_the_old_connection_is_granted_only_the_rest() -> None:
+    """What the hello granted is not granted a second time by what the user takes meanwhile (rule 9)."""
+    rig = drained()
+    rig.say(data(101, 6))
+    rig.take()
+    rig.tick(2.0)
+    granted = rig.all(f.Grant, 1)[-1].credit.messages
+    hello = rig.made(2)
+    assert granted + hello.credit.messages == 6 + 8
+    rig.say(data(107), conn=1)
+    rig.tick(0.2)
+    assert rig.all(f.Grant, 1)[-1].credit.messages - 7 + hello.credit.messages <= 7
+    rig.take()
+    rig.tick(0.2)
+    assert rig.all(f.Grant, 1)[-1].credit.messages - 7 + hello.credit.messages == 8
+    rig.welcome(2)
+    assert rig.all(f.Grant, 2)[-1].credit.messages == 8

@@ -84,6 +84,7 @@ class Application:
         self.crcs: dict[tuple[str, str, int], int] = {}
         self._count = 0
         self._taken: dict[int, list[Any]] = {}
+        self._idle: set[int] = set()
 
     def begin(self) -> None:
         """Start sending and receiving."""
@@ -125,6 +126,13 @@ class Application:
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
+    def notice(self) -> None:
+        """Wake the receivers that wait, where there is something."""
+        if self._idle and self.device.session.has_items:
+            for receiver in sorted(self._idle):
+                self.device.world.after(self.dice.uniform(0.005, 0.15), self._take, receiver)
+            self._idle.clear()
+
     def _take(self, receiver: int) -> None:
         device = self.device
         if not device.is_awake(self._take, receiver):
@@ -136,6 +144,9 @@ class Application:
             for item in session.take(8 if self.plan.naps else self.dice.choice((1, 2, 5)), receiver, device.now):
                 self._took(item, receiver)
             device.drive()
+        if not (session.has_items or self._taken.get(receiver) or self.plan.naps or self.plan.acks_after):
+            self._idle.add(receiver)
+            return
         slow = 1.5 if self.plan.is_slow and self.is_sending else 0.3
         least, most = (self.plan.naps, 1.2 * self.plan.naps) if self.plan.naps else (0.01, slow)
         device.world.after(self.dice.uniform(least, most), self._take, receiver)

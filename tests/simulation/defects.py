@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.schedule import run_seed
+from tests.simulation.schedule import run_seed, uncollected
 
 RECORD = Path(__file__).with_name("seeds.json")
 """{name: [seeds]}: the first one is run every time."""
@@ -35,7 +35,7 @@ def recorded() -> dict[str, list[int]]:
 def find(name: str, seeds: Iterable[int]) -> Found | None:
     """Return the first of these seeds that shows a defect."""
     mutant = MUTANTS[name]
-    with mutant.planted():
+    with uncollected(), mutant.planted():
         for seed in seeds:
             violations = run_seed(seed, mutant.mix).violations
             if violations:

@@ -196,6 +196,7 @@ class Device:
         for action in actions:
             self._perform(action)
         self._observe()
+        self.application.notice()
         deadline = self.session.next_deadline()
         if deadline is not None and (self._timer_at is None or deadline < self._timer_at):
             self._timer_at = deadline

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import attrs
 
@@ -207,3 +210,16 @@ class Schedule:
 def run_seed(seed: int, mix: str = "usual") -> Result:
     """Run the schedule of a seed."""
     return Schedule(Script.drawn(seed, mix)).run()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector away while a few schedules run: nearly all that it would look at is still needed."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+        gc.collect()
