@@ -22,6 +22,8 @@ from tests.simulation.shrink import pasted, shrink
 
 CHUNK = 25
 SHOWN = 6
+MOST_SEARCHED = 20_000
+"""So many schedules are tried for a defect that its recorded seeds do not find."""
 ENOUGH = 50
 """So many schedules have to be run before their medians are judged."""
 
@@ -46,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--jobs", type=int, default=1, help="processes; 0: one for each core")
     add("--defects", action="store_true", help="apply each planted defect and look for it")
     add("--search", metavar="NAME", choices=list(MUTANTS), help="look for one planted defect in fresh seeds")
-    add("--record", action="store_true", help="with --search: remember the seed that finds it")
+    add("--record", action="store_true", help="remember the seeds that find what --search or --defects look for")
     add("--no-shrink", action="store_true", help="do not shorten a seed that fails")
     add("--trace", action="store_true", help="print the faults of a failing seed")
     add("--json", metavar="FILE", help="write the figures there")
@@ -155,13 +157,13 @@ def _show(result: Result, mix: str, *, is_shrunk: bool, is_traced: bool) -> None
 
 
 def _search(args: argparse.Namespace) -> int:
-    found = defects.search(args.search, args.seed, args.schedules, args.jobs or os.cpu_count() or 1)
+    jobs = args.jobs or os.cpu_count() or 1
+    look = defects.record_anew if args.record else defects.search
+    found = look(args.search, args.seed, args.schedules, jobs)
     if found is None:
         print(f"{args.search}: not found in {args.schedules} schedules from seed {args.seed} on")
         return 1
     print(f"{args.search}: seed {found.seed}: {found.violation}")
-    if args.record:
-        defects.record(args.search, found.seed)
     return 0
 
 
@@ -169,6 +171,9 @@ def _defects(args: argparse.Namespace) -> dict[str, object]:
     began = time.perf_counter()
     found = defects.run_defects(MUTANTS, args.seed, min(args.schedules, defects.MOST_FRESH))
     print(f"{time.perf_counter() - began:.1f} s")
+    for name in [name for name, one in found.items() if one is None and args.record]:
+        found[name] = defects.record_anew(name, args.seed, MOST_SEARCHED, args.jobs or os.cpu_count() or 1)
+        print(f"{name}: {found[name]}", flush=True)
     seeds = {name: None if one is None else one.seed for name, one in found.items()}
     return {"defects": seeds, "is_bad": None in seeds.values()}
 

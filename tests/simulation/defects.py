@@ -57,10 +57,19 @@ def search(name: str, first: int, count: int, jobs: int = 1) -> Found | None:
         return next(filter(None, pool.imap(_find_in, chunks)), None)
 
 
+def record_anew(name: str, base: int, most: int, jobs: int) -> Found | None:
+    """Forget what finds a defect no more, and remember a seed that does."""
+    found = search(name, base, most, jobs)
+    if found is not None:
+        record(name, found.seed)
+    return found
+
+
 def record(name: str, seed: int) -> None:
-    """Remember a seed as the one to run; at most three are kept."""
+    """Remember a seed as the first one to run, beside at most one other that still finds the defect."""
     known = recorded()
-    known[name] = [seed, *(other for other in known.get(name, []) if other != seed)][:3]
+    others = [other for other in known.get(name, []) if other != seed and find(name, [other]) is not None]
+    known[name] = [seed, *others[:1]]
     RECORD.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", "utf-8")
 
 
@@ -69,20 +78,21 @@ def run_defects(names: Iterable[str], base: int, fresh: int) -> dict[str, Found 
     Look for each defect on its recorded seeds, then in ``fresh`` seeds from ``base`` on; print what was found.
 
     Returns:
-        What was found on a recorded seed; None for a defect whose recorded seeds find it no more.
+        What was found on the first recorded seed; None for a defect that a recorded seed does not find, or that has
+        none: a seed that finds nothing any more is an error.
     """
     known, results = recorded(), {}
     for name in names:
-        found = find(name, known.get(name, []))
-        results[name] = found
-        if found is None:
-            other = find(name, range(base, base + fresh))
-            seen = "" if other is None else f" (seed {other.seed} does)"
-            print(f"{name:28s} NOT FOUND by the recorded seeds {known.get(name, [])}{seen}; look for another: "
+        seeds = known.get(name, [])
+        found = [find(name, [seed]) for seed in seeds]
+        results[name] = None if not found or None in found else found[0]
+        shown = results[name]
+        if shown is None:
+            print(f"{name:30s} NOT FOUND on every recorded seed of {seeds}; look for others: "
                   f"python -m tests.simulation --search {name} --schedules 20000 --record", flush=True)  # fmt: skip
             continue
         others = sum(find(name, [seed]) is not None for seed in range(base, base + fresh))
-        print(f"{name:28s} seed {found.seed:6d}, {others} of {fresh} fresh ones: {found.violation[:100]}", flush=True)
+        print(f"{name:30s} seed {shown.seed:6d}, {others} of {fresh} fresh ones: {shown.violation[:100]}", flush=True)
     lost = sum(found is None for found in results.values())
     print(f"{len(results) - lost} of {len(results)} defects found")
     return results

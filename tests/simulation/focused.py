@@ -88,6 +88,22 @@ def outage(s: Schedule, dice: random.Random) -> None:
         s.store.cut_off.add(node.name)
 
 
+def flap(s: Schedule, dice: random.Random) -> None:
+    """One node reaches the store for moments only."""
+    name = dice.choice(s.nodes).name
+    at, seconds = 0.0, dice.uniform(8.0, 16.0)
+    while at < seconds:
+        s.world.after(at, _cut_off, s, name)
+        at += dice.uniform(1.5, 4.0)
+        s.world.after(at, s.store.cut_off.discard, name)
+        at += dice.uniform(0.05, 0.3)
+
+
+def _cut_off(s: Schedule, name: str) -> None:
+    if not s.is_healed:
+        s.store.cut_off.add(name)
+
+
 def quit_early(s: Schedule, dice: random.Random) -> None:
     """A program starts anew, and loses its connection soon after."""
     index = dice.randrange(len(s.devices))
@@ -138,8 +154,31 @@ def _let_hello_in(s: Schedule, device: Device, node: Node) -> None:
         s.world.after(0.002, _let_hello_in, s, device, node)
 
 
+def regrow(s: Schedule, dice: random.Random) -> None:
+    """While a client moves, the old connection delivers messages that the log then loses and replaces by others."""
+    dice.choice(s.nodes).drain(2.5)
+    for device in s.devices:
+        shared = [stream for stream in device.plan.subscribes if stream in s.streams]
+        if shared:
+            _regrow_when_moving(s, dice, device, shared[0], s.world.now + 3.0)
+
+
+def _regrow_when_moving(s: Schedule, dice: random.Random, device: Device, stream: str, until: float) -> None:
+    phases = {connection.phase for connection in device.session._core.connections.values()}
+    if phases >= {Phase.OPEN, Phase.HANDSHAKING} and s.store.is_up:
+        s.publish(stream, 2)
+        s.world.after(dice.uniform(0.003, 0.03), _replace, s, stream, 2)
+    elif s.world.now < until:
+        s.world.after(0.001, _regrow_when_moving, s, dice, device, stream, until)
+
+
+def _replace(s: Schedule, stream: str, count: int) -> None:
+    s.has_lost_tails |= s.store.lose_tail(stream, count, "rolled_back")
+    s.publish(stream, count)
+
+
 KINDS: dict[str, Callable[[Schedule, random.Random], None]] = {
-    fault.__name__: fault for fault in (toggle, swallow_ack, outage, quit_early, revenant)
+    fault.__name__: fault for fault in (toggle, swallow_ack, outage, flap, quit_early, revenant, regrow)
 }
 
 # -- casts ------------------------------------------------------------------------------------------------------------
@@ -204,11 +243,13 @@ FOCUSED: dict[str, Focus] = {
     "skip": Focus(kinds=("swallow", "swallow", "new_epochs", "trim"), cast=_moving, faults=(10, 20)),
     "toggles": Focus(kinds=("toggle", "toggle", "toggle", "cut"), cast=_toggling, faults=(10, 20)),
     "handover": Focus(kinds=("drain", "drain", "slow_dial"), cast=_moving, faults=(6, 12)),
+    "regrown": Focus(kinds=("regrow", "nothing"), cast=_moving),
     "collect": Focus(kinds=("nothing", "cut"), cast=_collecting),
     "crawl": Focus(kinds=("nothing",), cast=_crawling),
     "acks": Focus(kinds=("publish_private", "swallow_ack"), cast=_acking, late=10),
     "parting": Focus(kinds=("publish_private", "cut"), cast=_acking, late=20),
     "listen": Focus(kinds=("cut", "lost_welcome", "quit_early"), cast=_listening, faults=(8, 16)),
     "outage": Focus(kinds=("outage", "cut"), cast=_reaching),
+    "flapping": Focus(kinds=("flap", "cut"), cast=_reaching, faults=(1, 3)),
     "hedge": Focus(kinds=("pause", "slow_dial", "cut", "cut"), cast=_hedging),
 }

@@ -64,7 +64,7 @@ class Schedule:
         self.restarts: list[tuple[Device, Device]] = []
         self.resumes_at_heal: dict[str, int] = {}
         self._lives: dict[str, int] = {}
-        self._privates = 0
+        self._published = 0
         self.devices = [
             Device(self.network, self.nodes, f"d{number}", plan) for number, plan in script.devices
         ]
@@ -126,12 +126,18 @@ class Schedule:
                 device.close(end=False)
         self.devices.append(self._again(device))
 
+    def publish(self, stream: str, count: int) -> None:
+        """The server's own API writes to a shared stream."""
+        for _ in range(count):
+            self._published += 1
+            self.store.step(Publish(stream=stream, entries=(Entry(f"own {self._published:06d}".encode(), True),)))
+
     def publish_private(self) -> None:
         for device in self.devices:
             session = device.session.session_id
             if session is not None and self.store.is_up and PRIVATE in device.plan.subscribes:
-                self._privates += 1
-                payload = f"private {self._privates:06d}".encode()
+                self._published += 1
+                payload = f"private {self._published:06d}".encode()
                 self.store.step(Publish(stream="~" + session, entries=(Entry(payload, True),)))
 
     # -- the run ------------------------------------------------------------------------------------------------------

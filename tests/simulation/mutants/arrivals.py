@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
-from resilient_ws import frames, hearing
+from resilient_ws import frames, hearing, welcome
 from resilient_ws.conversation import Conversation
-from resilient_ws.exceptions import Gap
+from resilient_ws.exceptions import Gap, RemoteProtocolError
 from resilient_ws.frames import AckedMark, Batch, Credit, GapFrame, Held, HelloStream, Start, StreamAnswer
 from resilient_ws.inbox import Arrivals
 from resilient_ws.session import Session
@@ -225,6 +225,27 @@ def _acks_not_said(original: Any) -> Any:
     return write
 
 
+def _believes_duplicates(original: Any) -> Any:
+    """What has a number that was had is a duplicate, whatever is in it."""
+    return lambda self, payload: True
+
+
+def _all_that_is_free(original: Any) -> Any:
+    """The old connection is granted all that is free, also what a hello that is out has granted."""
+    return lambda self: self.inbox.free
+
+
+def _next_of_the_hello(original: Any) -> Any:
+    """What the old connection carried while the hello was out must not be committed."""
+
+    def check(lane: Any, entry: Any, answer: Any) -> None:
+        if answer.seq >= entry.next and not lane.is_restored:
+            raise RemoteProtocolError("committed above the hello's next", code=4400)
+        original(lane, entry, answer)
+
+    return check
+
+
 no_ack_again = replaced(Conversation, "riders", _only_news)
 hello_without_acks = replaced(Conversation, "write", _acks_not_said)
 
@@ -233,6 +254,9 @@ MUTANTS = {
     "prev_ignored": Mutant("7", "tail", replaced(Arrivals, "data", _prev_ignored)),
     "crc_not_in_hello": Mutant("7", "tail", patch_hello_stream(_no_crc)),
     "live_is_the_limit": Mutant("7", "handover", replaced(Arrivals, "answered", _live_is_the_limit)),
+    "duplicates_not_compared": Mutant("7", "regrown", replaced(Subscription, "is_same", _believes_duplicates)),
+    "next_of_the_hello": Mutant("6", "handover", replaced(welcome, "_check_committed", _next_of_the_hello)),
+    "granted_beside_a_hello": Mutant("9", "handover", replaced(Conversation, "room", _all_that_is_free)),
     "now_held_lost": Mutant("7, 12", "listen", _now_held_lost),
     "client_no_subscription_id": Mutant("12", "toggles", client_without_ids),
     "no_resubscribe": Mutant("12", "toggle", replaced(hearing, "repair_subscriptions", _nothing)),

@@ -199,6 +199,7 @@ _PINGS_ARE_NO_ACKS = replaced(ServerSession, "_rode_along", _rides_without_acks)
 
 MUTANTS = {
     "no_refresh": Mutant("1", "idle", replaced(ServerSession, "_refresh", _no_refresh)),
+    "unrefreshed_is_kept": Mutant("1", "flapping", replaced(session, "UNREFRESHED", lambda original: 1e9)),
     "no_refresh_giveup": Mutant("1", "node", replaced(ServerSession, "store_silent", _keeps_its_sessions)),
     "ack_before_append": Mutant("2", "store", replaced(Appending, "_append", _ack_before_append)),
     "unknown_append_is_ok": Mutant("2", "store", replaced(Outlet, "call", _unknown_append_is_ok)),
