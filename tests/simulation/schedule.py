@@ -92,6 +92,8 @@ class Schedule:
 
     def crash(self, index: int) -> None:
         device = self.devices[index]
+        if device.session.state is SessionState.ENDED:
+            return
         device.crash()
         self.dead.append(device)
         self.devices[index] = self._again(device, before=device)
