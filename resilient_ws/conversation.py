@@ -192,7 +192,7 @@ class Conversation:
         return frames.Credit(messages, size)
 
     def room(self) -> tuple[int, int]:
-        """Return (messages, bytes) that the primary may be granted: what is free, less what a hello that is out granted."""
+        """Return (messages, bytes) that the primary may be granted: what is free, less what an open hello granted."""
         messages, size = self.inbox.free
         for other in self.connections.values():
             if other.phase is Phase.HANDSHAKING and other.hello is not None:

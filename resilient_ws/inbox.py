@@ -138,7 +138,7 @@ class Arrivals:
                 return Arrival.DROPPED
             payloads = payloads[held + 1 - first :]
             first = held + 1
-        elif (first - 1 if batch.prev is None else batch.prev) > held:
+        elif (first - 1 if batch.prev is None else batch.prev) > held or subscription.is_gone(batch.prev):
             return Arrival.HOLE
         subscription.arrived(last, payloads[-1])
         self._queue.append(Run(batch.stream, subscription.epoch, first, payloads))

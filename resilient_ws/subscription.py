@@ -75,6 +75,10 @@ class Subscription:
         crc = self.held.crc
         return crc is None or crc == crc32(payload if isinstance(payload, bytes) else payload.encode())
 
+    def is_gone(self, prev: int | None) -> bool:
+        """Say whether a server that passed over our place shows that the log has no more what the position names."""
+        return prev is not None and prev < self.offset and self.held.crc is not None
+
     def begin(self, answer: StreamAnswer) -> None:
         """Take the position that a first answer resolved ``start`` to."""
         self.start = None

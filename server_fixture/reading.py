@@ -231,7 +231,7 @@ class Reading:
                 return
             reader.acked = max(reader.acked, mark.offset)
             # Beyond what this connection sent, an older connection may have delivered it (make before break).
-            if mark.offset > max(reader.offset, reader.end):
+            if mark.offset > reader.offset:
                 reader.is_doubted = True
                 self._want(reader)
             self._trim(reader)
@@ -314,7 +314,12 @@ class Reading:
         reader.end = max(reader.end, part.last)
         self._outlet.send(*self._deliver(reader, part.entries))
         self._trim(reader)
-        if reader.is_woken or (part.entries and reader.offset < part.last):
+        is_more = bool(part.entries) and reader.offset < part.last
+        if claim > reader.offset and not is_more:
+            self._outlet.close(1012, f"stream {reader.wire}: offset {claim} was acked, the log has it no more")
+            return
+        reader.is_doubted = reader.is_doubted or claim > reader.offset
+        if reader.is_woken or is_more:
             self._want(reader)
 
     def _check(self, reader: Reader) -> None:

@@ -167,13 +167,14 @@ def _regrow_when_moving(s: Schedule, dice: random.Random, device: Device, stream
     phases = {connection.phase for connection in device.session._core.connections.values()}
     if phases >= {Phase.OPEN, Phase.HANDSHAKING} and s.store.is_up:
         s.publish(stream, 2)
-        s.world.after(dice.uniform(0.003, 0.03), _replace, s, stream, 2)
+        s.world.after(dice.uniform(0.003, 0.03), _replace, s, stream, dice.choice((1, 2)))
     elif s.world.now < until:
         s.world.after(0.001, _regrow_when_moving, s, dice, device, stream, until)
 
 
 def _replace(s: Schedule, stream: str, count: int) -> None:
-    s.has_lost_tails |= s.store.lose_tail(stream, count, "rolled_back")
+    """Two messages are lost, and ``count`` others get their numbers."""
+    s.has_lost_tails |= s.store.lose_tail(stream, 2, "rolled_back")
     s.publish(stream, count)
 
 

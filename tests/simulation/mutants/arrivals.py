@@ -230,6 +230,11 @@ def _believes_duplicates(original: Any) -> Any:
     return lambda self, payload: True
 
 
+def _believes_skips(original: Any) -> Any:
+    """A server that passed over the place of what we hold may have had its reasons."""
+    return lambda self, prev: False
+
+
 def _all_that_is_free(original: Any) -> Any:
     """The old connection is granted all that is free, also what a hello that is out has granted."""
     return lambda self: self.inbox.free
@@ -255,6 +260,7 @@ MUTANTS = {
     "crc_not_in_hello": Mutant("7", "tail", patch_hello_stream(_no_crc)),
     "live_is_the_limit": Mutant("7", "handover", replaced(Arrivals, "answered", _live_is_the_limit)),
     "duplicates_not_compared": Mutant("7", "regrown", replaced(Subscription, "is_same", _believes_duplicates)),
+    "skip_below_believed": Mutant("7", "regrown", replaced(Subscription, "is_gone", _believes_skips)),
     "next_of_the_hello": Mutant("6", "handover", replaced(welcome, "_check_committed", _next_of_the_hello)),
     "granted_beside_a_hello": Mutant("9", "handover", replaced(Conversation, "room", _all_that_is_free)),
     "now_held_lost": Mutant("7, 12", "listen", _now_held_lost),

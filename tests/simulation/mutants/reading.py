@@ -138,7 +138,7 @@ MUTANTS = {
     "epoch_not_compared": Mutant("8", "epoch", replaced(Reader, "settle", _epoch_not_compared)),
     "credit_kept_by_idle_streams": Mutant("9", "idle", replaced(Reading, "_found", _credit_kept_by_idle_streams)),
     "node_ignores_credit": Mutant("9", "usual", replaced(Reading, "__init__", _credit_ignored)),
-    "acks_prove_nothing": Mutant("9, 7", "moving", replaced(Reading, "_found", _acks_prove_nothing)),
+    "acks_prove_nothing": Mutant("9, 7", "regrown", replaced(Reading, "_found", _acks_prove_nothing)),
     "node_zero_is_absent": Mutant("10", "usual", together(
         replaced(reading, "held_of", _zero_is_no_position), replaced(entering, "held_of", _zero_is_no_position))),
 }  # fmt: skip
