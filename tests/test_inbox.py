@@ -272,3 +272,44 @@ def test_a_first_answer_may_have_a_gap() -> None:
     assert told(found) == (5, 20, "trimmed", "e1", 21)
     assert taken(box) == [found]
     assert box.data(data(21)) is Arrival.TAKEN
+
+
+# -- what an older connection had (rule 7) ------------------------------------------------------------------------------
+
+
+def moved() -> Arrivals:
+    """Make an inbox that got 11 and 12 over an older connection, while the new one goes on from 10."""
+    box = active()
+    box.data(Batch("ticker", 11, ["11", "12"]))
+    box.answered(answer(11, 12))
+    return box
+
+
+@pytest.mark.parametrize(
+    ("batch", "arrival", "offsets"),
+    [
+        (Batch("ticker", 11, ["other"]), Arrival.DROPPED, [11, 12]),
+        (Batch("ticker", 11, ["other", "12"]), Arrival.DROPPED, [11, 12]),
+        (Batch("ticker", 12, ["12", "13"]), Arrival.TAKEN, [11, 12, 13]),
+        (Batch("ticker", 12, [b"12", b"13"]), Arrival.TAKEN, [11, 12, 13]),
+        (Batch("ticker", 12, ["other"]), Arrival.HOLE, [11, 12]),
+        (Batch("ticker", 11, ["11", "other", "13"]), Arrival.HOLE, [11, 12]),
+        (Batch("ticker", 13, ["13"], prev=11), Arrival.HOLE, [11, 12]),
+        (Batch("ticker", 14, ["14"], prev=12), Arrival.TAKEN, [11, 12, 14]),
+    ],
+)
+def test_H22_what_replaced_the_message_at_the_position_is_a_hole(
+    batch: Batch, arrival: Arrival, offsets: list[int]
+) -> None:
+    """The log may have lost its tail and grown again meanwhile; then other messages look like duplicates, or are passed."""
+    box = moved()
+    assert box.data(batch) is arrival
+    assert taken(box) == offsets
+
+
+def test_where_nothing_is_known_of_the_position_nothing_is_compared() -> None:
+    """After a gap there is no message that a duplicate could differ from."""
+    box = moved()
+    ticker(box).move("e1", 12, None)
+    assert box.data(Batch("ticker", 12, ["other"])) is Arrival.DROPPED
+    assert box.data(Batch("ticker", 13, ["13"], prev=11)) is Arrival.TAKEN

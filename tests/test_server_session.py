@@ -864,6 +864,18 @@ class TestSubscriptions:
         rig.say(Ack(acked=(AckedMark("s", epoch, 9),)))
         assert rig.closed()[0] == 1012
 
+    def test_H22_an_ack_of_what_the_log_has_no_more_is_1012(self, rig: Rig) -> None:
+        """The older connection delivered 3, the log lost it, and somebody else who holds it keeps its number from use."""
+        epoch = rig.publish("s", *"abc")
+        rig.store.lose_tail("s", 1)
+        Rig(rig.store).hello(streams=(held(epoch, 3, "c"),))
+        rig.hello(streams=(held(epoch, 1, "a"),), credit=Credit(1, 100))
+        rig.say(Ack(acked=(AckedMark("s", epoch, 3),)))
+        assert rig.data() == [(2, "b")]
+        assert rig.close is None
+        rig.say(Grant(credit=Credit(5, 500)))
+        assert rig.closed()[0] == 1012
+
 
 class TestCredit:
     """Rule 9."""
@@ -1114,6 +1126,17 @@ class TestLife:
         assert len(rig.asked(Refresh)) >= 2
         rig.session.store_silent(rig.now)
         rig.run()
+        assert rig.closed()[0] == 1013
+
+    def test_a_session_that_is_not_refreshed_for_long_is_1013(self) -> None:
+        """The node hears other answers meanwhile, and another node may serve the session before it expires."""
+        rig = Rig(ttl=6.0, keepalive_interval=50.0, poll_interval=50.0)
+        rig.hello()
+        rig.wait(2.1)
+        rig.fails = lambda request: isinstance(request, Refresh)
+        rig.wait(4.3, 0.1)
+        assert rig.close is None
+        rig.wait(1.0, 0.1)
         assert rig.closed()[0] == 1013
 
     def test_a_refresh_that_finds_no_session_is_1012(self) -> None:
