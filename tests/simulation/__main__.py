@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -84,28 +85,35 @@ def run_many(first: int, count: int, mix: str, jobs: int) -> tuple[list[Result],
     chunks = [(at, min(CHUNK, first + count - at), mix) for at in range(first, first + count, CHUNK)]
     results: list[Result] = []
     taken: Counter[str] = Counter()
-    with Pool(jobs or os.cpu_count()) as pool:
-        for some, rows in pool.imap(_chunk, chunks) if jobs != 1 else map(_chunk, chunks):
+    with ExitStack() as stack:
+        each = map if jobs == 1 else stack.enter_context(Pool(jobs or os.cpu_count())).imap
+        for some, rows in each(_chunk, chunks):
             results += some
             taken += rows
     return results, taken
 
 
 def _run(args: argparse.Namespace) -> dict[str, object]:
+    report = _schedules(args, args.schedules)
+    complaints = weak(report) if args.schedules >= ENOUGH and args.mix == "every" else []
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    report["is_bad"] = bool(report["violations"] or complaints)
+    return report
+
+
+def _schedules(args: argparse.Namespace, count: int) -> dict[str, object]:
+    """Run so many schedules, show those that break something, print the figures and return them."""
     began = time.perf_counter()
-    results, taken = run_many(args.seed, args.schedules, args.mix, args.jobs)
+    results, taken = run_many(args.seed, count, args.mix, args.jobs)
     took = time.perf_counter() - began
-    failed = [result for result in results if result.violations]
-    for result in failed[:SHOWN]:
+    for result in [result for result in results if result.violations][:SHOWN]:
         _show(result, mix_of(result.seed, args.mix), is_shrunk=not args.no_shrink, is_traced=args.trace)
     report = summary(results, took)
     report["transitions_not_taken"] = transitions.not_taken(taken)
     report["transitions_impossible"] = transitions.IMPOSSIBLE
+    report["defects"] = {}
     print(json.dumps(report))
-    complaints = weak(report) if len(results) >= ENOUGH and args.mix == "every" else []
-    for complaint in complaints:
-        print(complaint, file=sys.stderr)
-    report["is_bad"] = bool(failed or complaints)
     return report
 
 
@@ -168,14 +176,17 @@ def _search(args: argparse.Namespace) -> int:
 
 
 def _defects(args: argparse.Namespace) -> dict[str, object]:
+    """Look for each defect; the fresh seeds are run without any, too."""
     began = time.perf_counter()
-    found = defects.run_defects(MUTANTS, args.seed, min(args.schedules, defects.MOST_FRESH))
+    fresh = min(args.schedules, defects.MOST_FRESH)
+    found = defects.run_defects(MUTANTS, args.seed, fresh)
     print(f"{time.perf_counter() - began:.1f} s")
     for name in [name for name, one in found.items() if one is None and args.record]:
         found[name] = defects.record_anew(name, args.seed, MOST_SEARCHED, args.jobs or os.cpu_count() or 1)
         print(f"{name}: {found[name]}", flush=True)
+    report = _schedules(args, max(fresh, 1))
     seeds = {name: None if one is None else one.seed for name, one in found.items()}
-    return {"defects": seeds, "is_bad": None in seeds.values()}
+    return {**report, "defects": seeds, "is_bad": None in seeds.values() or bool(report["violations"])}
 
 
 if __name__ == "__main__":
