@@ -67,7 +67,7 @@ def _shorter(script: Script) -> Iterator[Script]:
 def pasted(script: Script, violations: list[str]) -> str:
     """Return a test of this script, for tests/test_simulation_regressions.py."""
     devices = "".join(f"            ({number}, {_written(plan)}),\n" for number, plan in script.devices)
-    faults = "".join(f"            {fault!r},\n" for fault in script.faults)
+    faults = "".join(f"            {fault!r},\n" for fault in script.faults).replace("'", '"')
     what = violations[0].replace('"', "'")[:80] if violations else "nothing any more"
     return (
         f"def test_seed_{script.seed}() -> None:\n"
@@ -91,7 +91,7 @@ def _written(plan: Plan) -> str:
     if "roles" in given:
         roles = ", ".join(sorted(f"Role.{role.name}" for role in given["roles"]))
         given["roles"] = _Source(f"frozenset({{{roles}}})")
-    return f"Plan({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+    return f"Plan({', '.join(f'{name}={value!r}' for name, value in given.items())})".replace("'", '"')
 
 
 class _Source(str):
