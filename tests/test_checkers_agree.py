@@ -13,6 +13,8 @@ import pytest
 from server_fixture import checker, evidence, follower, second_checker, second_facts
 from tests.histories import ALL_WAYS, case, disagreement, first_kinds, second_kinds
 
+pytestmark = pytest.mark.proof
+
 FRESH = int(os.environ.get("RESILIENT_WS_HISTORY_SEED", random.SystemRandom().randrange(1 << 30)))
 """A base that nobody has run before; a failure prints the seed and how to rerun it."""
 PART, PARTS = 250, 12

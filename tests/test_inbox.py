@@ -274,7 +274,7 @@ def test_a_first_answer_may_have_a_gap() -> None:
     assert box.data(data(21)) is Arrival.TAKEN
 
 
-# -- what an older connection had (rule 7) ------------------------------------------------------------------------------
+# -- what an older connection had (rule 7) ---------------------------------------------------------------------------
 
 
 def moved() -> Arrivals:
@@ -301,7 +301,7 @@ def moved() -> Arrivals:
 def test_H22_what_replaced_the_message_at_the_position_is_a_hole(
     batch: Batch, arrival: Arrival, offsets: list[int]
 ) -> None:
-    """The log may have lost its tail and grown again meanwhile; then other messages look like duplicates, or are passed."""
+    """The log may have lost its tail and grown again meanwhile: other messages look like duplicates, or are passed."""
     box = moved()
     assert box.data(batch) is arrival
     assert taken(box) == offsets

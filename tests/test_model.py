@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 
 MODEL = Path(__file__).resolve().parent.parent / "docs" / "model"
 HAS_TOOLS = all(map(shutil.which, ("spin", "gcc")))

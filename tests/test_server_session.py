@@ -865,7 +865,7 @@ class TestSubscriptions:
         assert rig.closed()[0] == 1012
 
     def test_H22_an_ack_of_what_the_log_has_no_more_is_1012(self, rig: Rig) -> None:
-        """The older connection delivered 3, the log lost it, and somebody else who holds it keeps its number from use."""
+        """The older connection delivered 3, the log lost it, and somebody else who holds it keeps its number free."""
         epoch = rig.publish("s", *"abc")
         rig.store.lose_tail("s", 1)
         Rig(rig.store).hello(streams=(held(epoch, 3, "c"),))

@@ -17,6 +17,8 @@ from tests.simulation.faults import KINDS, MIXES
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedule import Schedule, run_seed
 
+pytestmark = pytest.mark.proof
+
 FRESH = int(os.environ.get("RESILIENT_WS_SIMULATION_SEED", random.SystemRandom().randrange(1 << 30)))
 """A base that nobody has run before; a failure prints the seed and how to rerun it."""
 
