@@ -12,6 +12,7 @@ import attrs
 from resilient_ws.exceptions import Gap, OutboxFull, Rejected, SessionClosed, SessionLost
 from resilient_ws.frames import PRIVATE, Position
 from resilient_ws.session import Role, Run, SessionState
+from tests.simulation import journal
 from tests.simulation.journal import Sent
 from tests.simulation.nodes import LARGEST
 
@@ -212,5 +213,7 @@ class Application:
         }
         begun = Begun(passed) if start == "here" else self._asked(stream, start)
         self.begun[stream] = begun
+        if device.journal is not None:
+            device.journal.write(journal.Begun(stream), is_safe=True)
         self.log[stream].append(begun)
         device.drive()

@@ -125,7 +125,12 @@ class _Follower:
         elif slot.log[slot.index(self.offset) :]:
             self._complain("L3", f"ends at {slot.last}, the device is at {self.offset}")
         now = {entry.offset: entry.payload for entry in slot.log}  # what retention took can show nothing any more
-        for item in self._unchecked:
-            if item.epoch == self.epoch and now.get(item.offset, item.payload) != item.payload:
-                self._complain("S5", f"offset {item.offset} was replaced in silence")
-                return
+        there = [item for item in self._unchecked if item.epoch == self.epoch]
+        replaced = [item.offset for item in there if now.get(item.offset, item.payload) != item.payload]
+        if replaced and not any(item.offset > replaced[-1] and self._came_back(item) for item in there):
+            self._complain("S5", f"offset {replaced[0]} was replaced in silence")
+
+    def _came_back(self, item: Delivery) -> bool:
+        """Say whether a lost message got its old number again: a CRC of it hides what is new below (section 12)."""
+        versions = self._ever(item.epoch).get(item.offset, [])
+        return len(versions) > 1 and versions[-1] == item.payload

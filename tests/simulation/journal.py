@@ -44,6 +44,13 @@ class Handled:
 
 
 @attrs.frozen
+class Begun:
+    """A stream was asked for anew: what was handled of it before says nothing of where it is now."""
+
+    stream: str
+
+
+@attrs.frozen
 class Instance:
     """A life of this journal's program."""
 
@@ -66,6 +73,8 @@ class Restored:
             self.identity = record
         elif isinstance(record, Instance):
             self.instances.add(record.instance)
+        elif isinstance(record, Begun):
+            self.positions.pop(record.stream, None)
         elif isinstance(record, Handled):
             self.positions[record.stream] = record
         elif isinstance(record, Sent):
