@@ -22,10 +22,11 @@ class Subscription {
     this.isInRow = false;
     this.needs = 0;
     this.acked = -1;
+    this.trimmed = -1;
   }
 
   begin({ epoch, position, crc, live }) {
-    if (epoch !== this.epoch) this.acked = -1;
+    if (epoch !== this.epoch) Object.assign(this, { acked: -1, trimmed: -1 });
     Object.assign(this, { epoch, position, crc, last: live, answered: true, wanted: true, needs: 0 });
   }
 
@@ -121,7 +122,7 @@ export class Reading {
     this.spend(reserved, 1);
     Object.assign(subscription, { busy: true, wanted: false, looked: this.session.io.now() });
     this.reading += 1;
-    const { epoch, position, crc, stream } = subscription;
+    const { epoch, position, crc, stream, acked } = subscription;
     const args = { stream: this.session.fullName(stream), epoch, after: position, crc, ...reserved };
     const home = () => {
       this.reading -= 1;
@@ -132,7 +133,7 @@ export class Reading {
     // A read without an answer can be done again at the next poll; whether the store is away for good is the node's to say.
     this.session.call('read', args, (answer) => {
       home();
-      if (this.isPresent(subscription)) this.came(subscription, answer);
+      if (this.isPresent(subscription)) this.came(subscription, answer, acked);
     }, home);
   }
 
@@ -141,15 +142,18 @@ export class Reading {
     this.used.bytes += sign * amount.bytes;
   }
 
-  came(subscription, slice) {
+  /** Only acks that came before the read was made are held against it: a later one may be of what the log got since. */
+  came(subscription, slice, acked) {
     const { epoch, position } = subscription;
     if (slice.epoch !== epoch || slice.matches === '0' || position > slice.last || position < slice.first - 1) {
       return this.enterAgain(subscription);
     }
     subscription.last = slice.last;
-    if (!this.ackHolds(subscription)) return undefined;
-    const complete = this.deliver(subscription, slice.entries);
-    if (!complete || subscription.wanted || (slice.entries.length > 0 && subscription.position < slice.last)) this.want(subscription);
+    if (acked > slice.last) return this.lostTail();
+    const isMore = !this.deliver(subscription, slice.entries) || (slice.entries.length > 0 && subscription.position < slice.last);
+    this.trim(subscription);
+    if (acked > subscription.position && !isMore) return this.lostTail();
+    if (isMore || subscription.wanted) this.want(subscription);
     return undefined;
   }
 
@@ -191,44 +195,48 @@ export class Reading {
     });
   }
 
-  /** The user handled everything up to here. Only the private stream is trimmed by it. */
+  /**
+   * The user handled everything up to here. Above our position an older connection may have delivered it: we go on from our own
+   * position, since the log may have other messages there by now, and read until we are there or there is nothing more.
+   */
   acknowledge(stream, epoch, offset) {
     const subscription = this.subscriptions.get(stream);
-    if (!subscription?.answered || subscription.epoch !== epoch || offset <= subscription.acked) return;
+    if (!subscription?.answered || subscription.epoch !== epoch) return;
     if (offset > subscription.position && !subscription.isOfHello) throw new ProtocolError('an ack is above what this connection was given');
-    subscription.acked = offset;
+    subscription.acked = Math.max(subscription.acked, offset);
+    if (offset > subscription.position) this.want(subscription);
     if (offset > subscription.last) this.lookAtEnd(subscription);
-    else this.settle(subscription);
+    this.trim(subscription);
   }
 
-  /** An ack that the log's end covers. What the old connection delivered beyond our position is not given again. */
-  settle(subscription) {
-    const { stream, epoch, acked, position } = subscription;
-    if (acked > position) subscription.pass(acked, '');
-    if (stream === '~') this.session.trim(epoch, acked);
+  /** Only the private stream is trimmed by acks, and never above our position. */
+  trim(subscription) {
+    const upto = Math.min(subscription.acked, subscription.position);
+    if (subscription.stream !== '~' || upto <= subscription.trimmed) return;
+    subscription.trimmed = upto;
+    this.session.trim(subscription.epoch, upto);
   }
 
   /** An ack is above the log's end as we know it: ask for the end, which takes no credit. */
   lookAtEnd(subscription) {
-    const { stream, epoch } = subscription;
-    const args = { stream: this.session.fullName(stream), epoch, after: subscription.position, crc: '', messages: 0, bytes: 0 };
+    const { stream, epoch, position, acked } = subscription;
+    const args = { stream: this.session.fullName(stream), epoch, after: position, crc: '', messages: 0, bytes: 0 };
     this.session.call('read', args, (slice) => {
-      if (!this.isPresent(subscription) || slice.epoch !== subscription.epoch) return;
-      subscription.last = Math.max(subscription.last, slice.last);
-      if (this.ackHolds(subscription)) this.settle(subscription);
+      if (!this.isPresent(subscription) || slice.epoch !== epoch || subscription.epoch !== epoch) return;
+      if (acked > slice.last) this.lostTail();
+      else subscription.last = Math.max(subscription.last, slice.last);
     }, () => {});
   }
 
-  /** What the last ack was for did not happen: the same ack counts again. */
-  forgetAck(stream) {
+  /** A trim may not have happened: it is asked for again with the next ack. */
+  forgetTrim(stream) {
     const subscription = this.subscriptions.get(stream);
-    if (subscription) subscription.acked = -1;
+    if (subscription) subscription.trimmed = -1;
   }
 
-  ackHolds(subscription) {
-    if (subscription.acked <= subscription.last) return true;
+  /** An ack is of what the log does not have, or has no more. */
+  lostTail() {
     this.session.shut(1012, 'the log has lost its end');
-    return false;
   }
 
   /** Return the marks of what was written or passed by a gap. */

@@ -346,7 +346,7 @@ export class Session {
       if (next) this.trim(next.epoch, next.offset);
     };
     this.call('trimPrivate', { session: this.id, fence: this.fence, epoch, offset }, ended, () => {
-      this.reading.forgetAck('~');
+      this.reading.forgetTrim('~');
       ended();
     });
   }

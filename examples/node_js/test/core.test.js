@@ -155,24 +155,132 @@ test('credit of a read that found nothing comes back, and no stream starves the 
   assert.deepEqual(said(play).map(({ stream, payloads }) => [stream, payloads.length]).sort(), [['a', 2], ['c', 1]]);
 });
 
-test('an ack above what was given is legal after a hello, a lost tail is 1012, and 4400 on a subscription that began here', () => {
-  const start = (offset) => ({ streams: [{ stream: 'a', id: 1, held: { epoch: 'epoch-0', offset } }] });
-  const three = (double) => double.publish('a', 'x', 'y', 'z');
-  const blind = welcomed({ ...start(1), credit: { messages: 0, bytes: 0 } }, three);
-  said(blind);
-  blind.receive(1, { type: 'ack', acked: [['a', 'epoch-0', 3]] });
-  blind.settle(1);
-  assert.deepEqual(said(blind), []);
-  blind.receive(1, { type: 'ack', acked: [['a', 'epoch-0', 4]] });
-  blind.settle(1);
-  assert.deepEqual(typesOf(said(blind)), [1012]);
-  const fresh = welcomed({}, three);
+const ackOf = (offset, stream = 'a', epoch = 'epoch-0') => ({ type: 'ack', acked: [[stream, epoch, offset]] });
+const offsetsOf = (frames) => frames.flatMap(({ first, payloads }) => payloads.map((_, i) => first + i));
+
+/** Say hello with message 1 of `a` held, where the log has as many, and with credit for so many. */
+function holdingFirst(messages, last, prepare = () => {}) {
+  const streams = [{ stream: 'a', id: 1, held: { epoch: 'epoch-0', offset: 1 } }];
+  return welcomed({ streams, credit: { messages, bytes: 1000 } }, (double) => {
+    double.publish('a', ...Array.from({ length: last }, (_, i) => `${i + 1}`));
+    prepare(double.stream('a'));
+  });
+}
+
+test('after an ack above the position everything is given from the own position on, read by read, with its CRC', () => {
+  const play = holdingFirst(0, 5);
+  said(play);
+  play.receive(1, ackOf(5));
+  play.settle(1);
+  assert.deepEqual(said(play), []);
+  assert.deepEqual(play.core(1).reading.marks(), [['a', 1, 'epoch-0', 1]]);
+  for (const [messages, offsets] of [[1, [2]], [3, [3, 4]], [10, [5]]]) {
+    play.receive(1, { type: 'credit', messages, bytes: 1000 });
+    play.settle(1);
+    assert.deepEqual(offsetsOf(said(play)), offsets);
+  }
+  play.receive(1, ackOf(5));
+  play.double.publish('a', '6');
+  play.settle(1);
+  assert.deepEqual(offsetsOf(said(play)), [6]);
+});
+
+test('a log that lost its tail and grew again gives its new messages, though an ack is above them', () => {
+  const play = holdingFirst(0, 3, (stream) => {
+    [2, 3].forEach((offset) => stream.log.delete(offset));
+    stream.last = 1;
+    ['other 2', 'other 3'].forEach((payload) => stream.put(payload));
+  });
+  said(play);
+  play.receive(1, ackOf(3));
+  play.receive(1, { type: 'credit', messages: 10, bytes: 1000 });
+  play.settle(1);
+  assert.deepEqual(said(play).flatMap(({ payloads }) => payloads.map(String)), ['other 2', 'other 3']);
+});
+
+test('an ack above the log\'s end is 1012, with and without credit, by a read that was made after the ack', () => {
+  for (const messages of [0, 10]) {
+    const play = holdingFirst(messages, 3);
+    play.settle(1);
+    said(play);
+    play.receive(1, ackOf(4));
+    play.settle(1);
+    assert.deepEqual(typesOf(said(play)), [1012]);
+  }
+});
+
+test('an ack that overtakes the answer of a read is not held against it', () => {
+  const play = holdingFirst(10, 1);
+  said(play);
+  play.core(1).reading.poll(play.clock + 5, 5);
+  play.core(1).turn();
+  const [{ args, done }] = play.double.queue.splice(0);
+  const before = play.double.read(args);
+  play.double.publish('a', '2');
+  play.receive(1, ackOf(2));
+  done(before);
+  play.settle(1);
+  assert.deepEqual(offsetsOf(said(play)), [2]);
+});
+
+test('an ack of a number that is a hole at the log\'s end is 1012 when everything before it was given', () => {
+  const lost = (stream) => [4, 5].forEach((offset) => stream.log.delete(offset));
+  const play = holdingFirst(0, 5, lost);
+  said(play);
+  play.receive(1, ackOf(5));
+  play.settle(1);
+  for (const [messages, heard] of [[1, ['data']], [2, ['data']], [3, [1012]]]) {
+    assert.equal(play.core(1).isOver, false);
+    play.receive(1, { type: 'credit', messages, bytes: 1000 });
+    play.settle(1);
+    assert.deepEqual(typesOf(said(play)), heard);
+  }
+  const passed = holdingFirst(0, 5, (stream) => [3, 4].forEach((offset) => stream.log.delete(offset)));
+  said(passed);
+  passed.receive(1, ackOf(4));
+  passed.receive(1, { type: 'credit', messages: 10, bytes: 1000 });
+  passed.settle(1);
+  assert.deepEqual(said(passed).map(({ first, skip, close }) => [first, skip, close]), [[2, undefined, undefined], [5, 2, undefined]]);
+});
+
+test('a doubt about an ack outlives a read without an answer', () => {
+  const play = holdingFirst(10, 3, (stream) => stream.log.delete(3));
+  play.settle(1);
+  said(play);
+  play.receive(1, ackOf(3));
+  play.core(1).turn();
+  play.double.queue.splice(0).forEach(({ done }) => done(null));
+  assert.deepEqual(said(play), []);
+  play.core(1).reading.poll(play.clock + 5, 5);
+  play.settle(1);
+  assert.deepEqual(typesOf(said(play)), [1012]);
+});
+
+test('the private stream is trimmed up to the ack, but not above the own position', () => {
+  const play = welcomed({ streams: [{ stream: '~', id: 1, start: 'earliest' }], credit: { messages: 0, bytes: 1000 } });
+  const [{ streams: [{ epoch }] }] = said(play);
+  const name = `~${play.core(1).id}`;
+  const kept = () => [...play.double.stream(name).log.keys()];
+  play.double.publish(name, 'x', 'y', 'z');
+  play.receive(1, ackOf(2, '~', epoch));
+  play.settle(1);
+  assert.deepEqual(kept(), [1, 2, 3]);
+  for (const [messages, left] of [[1, [2, 3]], [2, [3]], [3, [3]]]) {
+    play.receive(1, { type: 'credit', messages, bytes: 1000 });
+    play.settle(1);
+    assert.deepEqual(offsetsOf(said(play)), [messages]);
+    assert.deepEqual(kept(), left);
+  }
+});
+
+test('an ack above what was given is 4400 on a subscription that began here; one of another epoch or stream is void', () => {
+  const fresh = welcomed({}, (double) => double.publish('a', 'x', 'y', 'z'));
   fresh.receive(1, { type: 'subscribe', stream: 'a', id: 1, start: 'now' });
   fresh.settle(1);
   said(fresh);
   fresh.receive(1, { type: 'ack', acked: [['a', 'other', 9], ['b', 'other', 9]] });
   assert.deepEqual(said(fresh), []);
-  fresh.receive(1, { type: 'ack', acked: [['a', 'epoch-0', 4]] });
+  fresh.receive(1, ackOf(4));
   assert.deepEqual(typesOf(said(fresh)), ['error', 4400]);
 });
 
