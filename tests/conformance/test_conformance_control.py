@@ -72,6 +72,15 @@ async def drain(self, within):
     self.is_draining = True
 host.Host.drain = drain
 """
+JUMPS_TO_ACKS = """
+acked = Reading.acked
+def jumping(self, marks):
+    for mark in marks:
+        reader = self._readers[mark.stream]
+        reader.offset, reader.crc = max(reader.offset, mark.offset), None
+    acked(self, marks)
+Reading.acked = jumping
+"""
 TIMEOUT = "did not come in time"
 FAULTS: dict[str, tuple[str, Any, tuple[Any, ...], str]] = {
     "forgets producers": (FORGETS_PRODUCERS, sending.test_resent_messages_are_stored_once, (), "'one' != 'four'"),
@@ -82,6 +91,10 @@ FAULTS: dict[str, tuple[str, Any, tuple[Any, ...], str]] = {
     "lets anything pass": (LETS_ANYTHING_PASS, broken.test_bad_frame, ("another ready",), TIMEOUT),
     "skips a message": (SKIPS_A_MESSAGE, entering.test_starts, (), "a hole"),
     "makes text bytes": (MAKES_TEXT_BYTES, sending.test_payloads_come_back_as_they_went, (), "b'text' != 'text'"),
+    "jumps to acks": (JUMPS_TO_ACKS, sessions.test_ack_of_what_an_older_connection_may_have_delivered, (), "passed what"),
+    "jumps from a start": (JUMPS_TO_ACKS, sessions.test_ack_above_a_start, (), TIMEOUT),
+    "jumps into a hole": (JUMPS_TO_ACKS, sessions.test_ack_of_what_the_log_has_no_more, (), TIMEOUT),
+    "trims what it jumped over": (JUMPS_TO_ACKS, sessions.test_early_ack_of_the_private_stream, (), "trimmed what"),
     "never pings": (NEVER_PINGS, sessions.test_node_pings_a_silent_client, (), TIMEOUT),
     "leaves without a word": (LEAVES_WITHOUT_A_WORD, sessions.test_drain, (), "1006"),
 }

@@ -10,7 +10,7 @@ import pytest
 import websocket
 
 from tests.conformance.plain_peer import PATIENCE, PlainPeer, plain
-from tests.conformance.subjects import DRAIN, TTL, Nodes, follow, held
+from tests.conformance.subjects import DRAIN, TTL, Nodes, follow, held, subscribed
 from tests.node_peer import ask
 
 pytestmark = pytest.mark.cluster
@@ -235,19 +235,71 @@ def test_what_was_written_before_a_bye_is_stored(nodes: Nodes) -> None:
 
 
 def test_ack_of_what_an_older_connection_may_have_delivered(nodes: Nodes) -> None:
-    """On a subscription of the hello, one with a start too, an ack runs ahead of the data as far as the log goes."""
+    """An ack above what a moved client was given is legal; the node still gives everything from its own position on."""
+    name = nodes.stream()
+    nodes.publish(name, "one", "two", "three")
+    with plain(nodes.reference) as first, plain(nodes.url) as peer:
+        welcome = first.hello(streams=follow(name, "earliest"))
+        epoch = welcome["streams"][0]["epoch"]
+        assert first.take(3) == ["one", "two", "three"]
+        credit = {"messages": 0, "bytes": 1000}  # the hello was written when only one had been read
+        peer.resume(first, welcome, streams=held(name, epoch, 1, "one"), credit=credit)
+        peer.followed[name].position = 3
+        peer.frame("ack", acked=[[name, epoch, 3]])
+        assert peer.round_trip()["sent_offsets"] == [[name, 1, epoch, 1]], "the node passed what it never read"
+        for total in 1, 10:
+            peer.frame("credit", messages=total, bytes=1000)
+            peer.round_trip()
+        nodes.publish(name, "four")
+        assert peer.take(1) == ["four"]
+        assert peer.used["messages"] == 3, "two and three were not given once more"
+        assert peer.round_trip()["sent_offsets"] == [[name, 1, epoch, 4]]
+
+
+def test_ack_above_a_start(nodes: Nodes) -> None:
+    """What holds for a held position holds for a start of the hello: an older connection may have been ahead of it."""
     name = nodes.stream()
     nodes.publish(name, "one", "two", "three")
     with plain(nodes.url) as peer:
         welcome = peer.hello(streams=follow(name, "earliest"), credit={"messages": 1, "bytes": 100})
         epoch = welcome["streams"][0]["epoch"]
         assert peer.take(1) == ["one"]
-        peer.followed[name].position = 3  # as if two and three had come over another one
         peer.frame("ack", acked=[[name, epoch, 3]])
-        peer.round_trip()
-        nodes.publish(name, "four")
         peer.frame("credit", messages=10, bytes=1000)
-        assert peer.take(1) == ["four"]
+        assert peer.take(2) == ["two", "three"]
+
+
+def test_ack_of_what_the_log_has_no_more(nodes: Nodes) -> None:
+    """An ack of a hole at the log's end shows a lost tail as well: 1012 when there is nothing more to read."""
+    name = nodes.stream()
+    nodes.publish(name, "one", "two")
+    with plain(nodes.reference) as first, plain(nodes.url) as peer:
+        welcome = first.hello(streams=follow(name, "earliest"))
+        epoch = welcome["streams"][0]["epoch"]
+        assert first.take(2) == ["one", "two"]
+        first.frame("subscribe", stream=name, id=2, held={"epoch": epoch, "offset": 4})
+        assert first.wait("subscribed")["gap"]["reason"] == "rewritten"  # the log's end is 4 now, 3 and 4 are a hole
+        peer.resume(first, welcome, streams=held(name, epoch, 1, "one", id=3))
+        peer.frame("ack", acked=[[name, epoch, 4]])
+        assert peer.wait_closed().code == 1012
+        assert [message.data for message in peer.messages] == ["two"]
+
+
+def test_early_ack_of_the_private_stream(nodes: Nodes) -> None:
+    """An ack trims ``~`` as far as the node itself has given it, and no further."""
+    with plain(nodes.reference) as first, plain(nodes.url) as peer:
+        welcome = first.hello(streams=follow("~", "earliest"))
+        epoch, private = welcome["streams"][0]["epoch"], "~" + welcome["session"]
+        nodes.publish(private, "one", "two")
+        assert first.take(2) == ["one", "two"]
+        nothing, one = {"messages": 0, "bytes": 100}, {"messages": 1, "bytes": 100}
+        peer.resume(first, welcome, streams=held("~", epoch, 0, id=2), credit=nothing)
+        peer.frame("ack", acked=[["~", epoch, 2]])
+        assert subscribed(peer, "~", 3)["from"] == 1, "an ack trimmed what was not given"
+        peer.frame("credit", **one)
+        assert peer.take(1) == ["one"]
+        peer.frame("ack", acked=[["~", epoch, 1]])
+        assert any(subscribed(peer, "~", number)["from"] == 2 for number in range(4, 500)), "an ack never trimmed it"
 
 
 def test_ack_of_a_lost_tail(nodes: Nodes) -> None:

@@ -92,6 +92,8 @@ def _private(s: Schedule, device: Device) -> list[str]:
     root = device.name.split(".")[0]
     for other in s.dead:
         if other.name.split(".")[0] == root:
+            if any(isinstance(item, Gap) for item in other.application.log[PRIVATE]):
+                return []
             seen += [item.payload for item in other.application.log[PRIVATE] if isinstance(item, Delivery)]
     stored = [entry.payload for where, _, entry in s.store.record.stored if where == stream]
     missing = [payload for payload in stored if payload not in seen]

@@ -151,7 +151,9 @@ class Store:
     def come_back(self) -> None:
         if not self.is_up:
             self.is_up = True
-            self.away += self.world.now - self.away_since
+            seconds = self.world.now - self.away_since
+            self.away += seconds
+            self.counted += min(seconds, MAX_STEP)  # so much of it a bucket's clock may have counted
 
     def in_service(self) -> float:
         """Return the seconds that a ttl may have counted so far (rule 1): no outage, little of a clock's jump."""
