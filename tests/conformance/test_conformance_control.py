@@ -94,7 +94,7 @@ FAULTS: dict[str, tuple[str, Any, tuple[Any, ...], str]] = {
     "jumps to acks": (JUMPS_TO_ACKS, sessions.test_ack_of_what_an_older_connection_may_have_delivered, (), "passed what"),
     "jumps from a start": (JUMPS_TO_ACKS, sessions.test_ack_above_a_start, (), TIMEOUT),
     "jumps into a hole": (JUMPS_TO_ACKS, sessions.test_ack_of_what_the_log_has_no_more, (), TIMEOUT),
-    "trims what it jumped over": (JUMPS_TO_ACKS, sessions.test_early_ack_of_the_private_stream, (), "trimmed what"),
+    "trims what it jumped": (JUMPS_TO_ACKS, sessions.test_early_ack_of_the_private_stream, (), "trimmed what"),
     "never pings": (NEVER_PINGS, sessions.test_node_pings_a_silent_client, (), TIMEOUT),
     "leaves without a word": (LEAVES_WITHOUT_A_WORD, sessions.test_drain, (), "1006"),
 }

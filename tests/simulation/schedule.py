@@ -117,6 +117,8 @@ class Schedule:
             device = self._again(device)
             self.devices.append(device)
             device.application.is_sending = False
+            if len(self.devices) % 2:
+                device.close(end=False)
             device.application.send_some(3)
             device.finish()
         else:
