@@ -91,7 +91,9 @@ FAULTS: dict[str, tuple[str, Any, tuple[Any, ...], str]] = {
     "lets anything pass": (LETS_ANYTHING_PASS, broken.test_bad_frame, ("another ready",), TIMEOUT),
     "skips a message": (SKIPS_A_MESSAGE, entering.test_starts, (), "a hole"),
     "makes text bytes": (MAKES_TEXT_BYTES, sending.test_payloads_come_back_as_they_went, (), "b'text' != 'text'"),
-    "jumps to acks": (JUMPS_TO_ACKS, sessions.test_ack_of_what_an_older_connection_may_have_delivered, (), "passed what"),
+    "jumps to acks": (
+        JUMPS_TO_ACKS, sessions.test_ack_of_what_an_older_connection_may_have_delivered, (), "passed what"
+    ),
     "jumps from a start": (JUMPS_TO_ACKS, sessions.test_ack_above_a_start, (), TIMEOUT),
     "jumps into a hole": (JUMPS_TO_ACKS, sessions.test_ack_of_what_the_log_has_no_more, (), TIMEOUT),
     "trims what it jumped": (JUMPS_TO_ACKS, sessions.test_early_ack_of_the_private_stream, (), "trimmed what"),
