@@ -82,6 +82,9 @@ def jumping(self, marks):
 Reading.acked = jumping
 """
 TIMEOUT = "did not come in time"
+# What shows first depends on whether the node's read, or its trim, is still on the way to the store.
+JUMPED_BACK = f"skip is not below the offset|{TIMEOUT}"
+TRIMMED = f"trimmed what|{TIMEOUT}"
 FAULTS: dict[str, tuple[str, Any, tuple[Any, ...], str]] = {
     "forgets producers": (FORGETS_PRODUCERS, sending.test_resent_messages_are_stored_once, (), "'one' != 'four'"),
     "acks too much": (ACKS_TOO_MUCH, sending.test_payloads_come_back_as_they_went, (), "an ack of what was never"),
@@ -95,8 +98,8 @@ FAULTS: dict[str, tuple[str, Any, tuple[Any, ...], str]] = {
         JUMPS_TO_ACKS, sessions.test_ack_of_what_an_older_connection_may_have_delivered, (), "passed what"
     ),
     "jumps from a start": (JUMPS_TO_ACKS, sessions.test_ack_above_a_start, (), TIMEOUT),
-    "jumps into a hole": (JUMPS_TO_ACKS, sessions.test_ack_of_what_the_log_has_no_more, (), TIMEOUT),
-    "trims what it jumped": (JUMPS_TO_ACKS, sessions.test_early_ack_of_the_private_stream, (), "trimmed what"),
+    "jumps into a hole": (JUMPS_TO_ACKS, sessions.test_ack_of_what_the_log_has_no_more, (), JUMPED_BACK),
+    "trims what it jumped": (JUMPS_TO_ACKS, sessions.test_early_ack_of_the_private_stream, (), TRIMMED),
     "never pings": (NEVER_PINGS, sessions.test_node_pings_a_silent_client, (), TIMEOUT),
     "leaves without a word": (LEAVES_WITHOUT_A_WORD, sessions.test_drain, (), "1006"),
 }
