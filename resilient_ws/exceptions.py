@@ -279,16 +279,57 @@ class SlowConsumer(DeliveryError):
 
 
 class JournalError(ResilientWSError):
-    """The journal cannot be used."""
+    """Abstract: the journal cannot be used."""
 
 
 class JournalLocked(JournalError):
-    """Another process has the journal open."""
+    """Another Client, in this process or another one, has the journal open; open it when that one has closed."""
+
+    retryable = True
+
+
+class JournalRefused(JournalError):
+    """
+    The file must not be used as a journal, and was not touched.
+
+    It is a link, belongs to somebody else, is open to others, cannot be written, is no journal, or was written by a newer
+    version; the text says which, and what to do.
+    """
 
 
 class JournalCorrupt(JournalError):
-    """The journal cannot be read whole."""
+    """
+    The journal cannot be read whole; it was not touched.
+
+    Attributes:
+        path: The file.
+        kept: What can be read, in words.
+        missing: What is damaged or missing, in words.
+    """
+
+    def __init__(self, path: str, kept: str, missing: str) -> None:
+        super().__init__(
+            f"journal {path}: damaged: {missing}; readable: {kept}. Nothing was changed: save it by "
+            f"`python -m resilient_ws.journal export {path}`, then move the file away, "
+            "or open it with Outbox(damaged='recover')"
+        )
+        self.path = path
+        self.kept = kept
+        self.missing = missing
 
 
 class JournalFull(JournalError):
-    """The disk or the journal's own bound is full."""
+    """The disk is full: nothing of this was accepted, what was accepted before is safe; make room and try again."""
+
+    retryable = True
+
+
+class JournalFailed(JournalError):
+    """
+    The disk failed; the journal has stopped for good, and the Client with it.
+
+    What was being written may or may not be kept. What was accepted before is sent when a new Client opens the journal,
+    as far as the disk still has it.
+    """
+
+    definite = False
