@@ -66,7 +66,8 @@ def connect(
 
     Args:
         urls: One ``wss://`` URL or several that serve the same streams (``ws://`` to this machine only, see ``Wire``).
-        subscribe: Streams to receive: names, or {name: "now" | "earliest" | Position}. A name alone means "now".
+        subscribe: Streams to receive: names, or {name: "now" | "earliest" | Position}. A name alone means "now". With a
+            journal, a stream that it knows goes on where its messages were handled to, unless a Position is given.
         stream: Where ``send()`` goes when it is not told.
         dialect: What the server speaks; None: ``native``.
         headers: Sent with every upgrade: a mapping, pairs, or a function that returns them (it may block).
@@ -89,6 +90,7 @@ def connect(
 
     Raises:
         ConnectError: No server was reached in time; the cause is the last attempt's error.
+        JournalError: The journal cannot be opened: it is in use, damaged, or must not be used (see the leaf).
         AccessDenied: The server refused who we are.
         TypeError: An argument is of the wrong type.
         ValueError: An argument has a value that is not allowed.
@@ -130,6 +132,7 @@ class Client:
         self._driver = make_driver(arguments, self, self._callbacks, clock, rng or random.Random())
         self._performer = self._driver.performer
         self._session = self._performer.session
+        self._persister = self._driver.persister
         parts: Any = {"driver": self._driver, "arguments": arguments, "end_error": weakly(self, Client._end_error)}
         self._receivers = Receivers(**parts)
         self._sender = Sender(**parts, is_only_receiver=self._receivers.is_only_mine)
@@ -197,8 +200,11 @@ class Client:
         Returns:
             A receipt, which tells whether the message was committed.
 
+        With a journal the message is on the disk when this returns (``Outbox.sync``).
+
         Raises:
             OutboxFull: No room, as ``Outbox.policy`` says; nothing was accepted.
+            JournalFull, JournalFailed: The journal's disk has no room (nothing was accepted), or failed.
             Rejected: Larger than a message may be; nothing was accepted.
             SessionClosed: The Client is closed or drains.
             SlowConsumer: This thread would wait for room that only its own receiving can make.
@@ -235,7 +241,7 @@ class Client:
             self._sender.check_open()
             self._session.subscribe(stream, start, now)
         self._receivers.forget(stream)
-        self._performer.perform()
+        self._follow(durable=True)
 
         def is_answered(now: float) -> bool:
             found = self._session.subscription(stream)
@@ -254,8 +260,14 @@ class Client:
         with self._performer.step() as now:
             self._sender.check_open()
             self._session.unsubscribe(stream, now)
-        self._performer.perform()
         self._receivers.forget(stream)
+        self._follow(durable=True)
+
+    def _follow(self, *, durable: bool = False) -> None:
+        """Have written what there is for a journal, and carry out what follows from a step."""
+        if self._persister is not None:
+            self._persister.secure_all(durable=durable)
+        self._performer.perform()
 
     def position(self, stream: str) -> Position | None:
         """Return how far a stream is acked, to be given to ``subscribe=`` later; None before the server answered."""
@@ -273,13 +285,7 @@ class Client:
             TimeoutError: Not yet; it goes on.
             Undelivered: The session ended before.
         """
-        with self._performer.step() as now:
-            if not self._performer.has_ended:
-                self._session.drain(now)
-        self._performer.perform()
-        if not self._driver.pump(lambda now: self._performer.has_ended, self._deadline(timeout)):
-            raise TimeoutError(f"{self._session.outbox_size[0]} messages have no ack yet{self._session.trouble}")
-        self._sender.raise_undelivered()
+        self._sender.drain(timeout)
         self.close()
 
     def close(self, flush_timeout: float = 0.0) -> None:
@@ -287,7 +293,8 @@ class Client:
         End the Client; a thread that waits in any of its methods returns at once.
 
         What has no ack then has none for ever: see ``flush_timeout``, :meth:`flush`, :meth:`drain`. The server is told
-        (``bye``), since nothing could resume the session: nobody else has its token. A second call does nothing.
+        (``bye``), since nothing could resume the session: nobody else has its token. With a journal both wait for the
+        next Client that opens it, and the server keeps the session for its time to live. A second call does nothing.
 
         Args:
             flush_timeout: Seconds to wait for acks before.
@@ -296,9 +303,9 @@ class Client:
 
     def end_session(self) -> None:
         """Close, and have the cluster forget the session at once, whoever might still resume it."""
-        self._close()
+        self._close(is_end=True)
 
-    def _close(self, flush_timeout: float = 0.0, *, leave_timeout: float = LEAVE_TIMEOUT) -> None:
+    def _close(self, flush_timeout: float = 0.0, *, leave_timeout: float = LEAVE_TIMEOUT, is_end: bool = False) -> None:
         driver, performer = self._driver, self._performer
         if performer.is_forked or process.is_ending_for_good():
             return
@@ -306,8 +313,11 @@ class Client:
             session = self._session
             driver.pump(lambda now: session.is_flushed or performer.has_ended, self._deadline(flush_timeout))
         self._is_closed = self._receivers.is_closed = self._sender.is_closed = True
-        if driver.end(end=True):
+        # A journal's session goes on in the next Client that opens it; without one nobody else has the token.
+        if driver.end(end=is_end or self._persister is None):
             driver.pump(lambda now: performer.connections.are_gone, performer.clock() + leave_timeout)
+            if self._persister is not None:
+                self._persister.close()
 
     def __enter__(self) -> Client:
         return self
@@ -323,7 +333,8 @@ class Client:
         try:
             self.flush(EXIT_FLUSH_TIMEOUT)
         except TimeoutError:
-            self._sender.raise_undelivered()
+            if self._persister is None:
+                self._sender.raise_undelivered()
         finally:
             self.close()
 
@@ -351,7 +362,7 @@ class Client:
     @property
     def guarantee(self) -> str:
         """What this Client promises with this server, in a sentence."""
-        return guarantee_of(self._arguments.dialect.capabilities)
+        return guarantee_of(self._arguments.dialect.capabilities, has_journal=self._persister is not None)
 
     def stats(self) -> dict[str, Any]:
         """Return counters and sizes of this moment."""
@@ -367,16 +378,14 @@ class Client:
     def _ack(self, message: Message) -> None:
         with self._performer.step() as now:
             self._receivers.ack(message, now)
-        self._performer.perform()
+        self._follow()
 
     def _outcome(self, receipt: Receipt) -> Exception | bool:
         with self._performer.step():
             return self._session.outcome(receipt.producer, receipt.stream, receipt.seq)
 
     def _wait(self, receipt: Receipt, timeout: float | None) -> None:
-        ask, of = self._session.outcome, (receipt.producer, receipt.stream, receipt.seq)
-        if not self._driver.pump(lambda now: ask(*of) is not False, self._deadline(timeout)):
-            raise TimeoutError(f"{receipt!r} has no ack yet; it is on its way{self._session.trouble}")
+        self._sender.wait_for(receipt, timeout)
 
     def _when_done(self, receipt: Receipt, callback: Callable[[Receipt], object]) -> None:
         with self._performer.step():

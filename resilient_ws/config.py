@@ -6,10 +6,13 @@ Durations are seconds, sizes bytes, and every bound is a pair (messages, bytes).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import tenacity
+
+if TYPE_CHECKING:
+    import os
 
 
 def _positive(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
@@ -102,6 +105,14 @@ class Outbox:
             ``raise``, ``drop_oldest`` (those first that were never written to a connection) or ``drop_newest``; every
             drop is an event.
         send_timeout: Seconds that ``block`` waits.
+        max_age: At most so many seconds may the oldest message wait for its ack; None: as long as it takes. Beyond it
+            the outbox counts as full; with ``drop_oldest`` what is older is dropped, whether anything is sent or not.
+        journal: A file that keeps what has no ack, how far each stream was handled, and the session over restarts and
+            power losses; made where there is none. One Client at a time.
+        sync: When a message is safe against a power loss: ``full``: before ``send()`` returns; ``normal``: within a
+            second (against the end of the process: before ``send()`` returns). Positions: within a second with both.
+        damaged: What happens to a journal that cannot be read whole: ``raise``: JournalCorrupt; ``recover``: what can
+            be read goes on, what is missing is an event, and the damaged file is kept beside it.
         indefinite: What happens to unacked messages that the server may or may not have stored long ago (rule 11):
             ``resend`` (reported) or ``raise`` (their receipts fail).
     """
@@ -112,6 +123,10 @@ class Outbox:
         default="block", validator=_one_of("block", "raise", "drop_oldest", "drop_newest")
     )
     send_timeout: float = attrs.field(default=30.0, validator=_not_negative)
+    max_age: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    journal: str | os.PathLike[str] | None = None
+    sync: Literal["full", "normal"] = attrs.field(default="full", validator=_one_of("full", "normal"))
+    damaged: Literal["raise", "recover"] = attrs.field(default="raise", validator=_one_of("raise", "recover"))
     indefinite: Literal["resend", "raise"] = attrs.field(default="resend", validator=_one_of("resend", "raise"))
 
 

@@ -16,6 +16,7 @@ from resilient_ws.frames import (
     Credit,
     Drain,
     Error,
+    Frame,
     GapFrame,
     Hello,
     OffsetMark,
@@ -28,8 +29,9 @@ from resilient_ws.frames import (
     Welcome,
     size_of,
 )
+from resilient_ws.lane import Key, Lane
 from resilient_ws.liveness import Liveness
-from resilient_ws.outbox import Key, Lane, Unacked
+from resilient_ws.outbox import Unacked
 from resilient_ws.state import ConnectionInput, Phase, Role, next_phase
 
 WINDOW = 256 << 10
@@ -58,6 +60,7 @@ class Connection:
         pongs: Answers to pings given to the shell since then.
         late_ping: The newest ping that has no answer yet because there are many of them.
         progressed: Something was acked or answered after the welcome.
+        held_back: What waits until the journal has the token that came with the welcome (rule 16); None: nothing does.
     """
 
     number: int
@@ -79,6 +82,7 @@ class Connection:
     pongs: int = 0
     late_ping: Ping | None = None
     progressed: bool = False
+    held_back: list[Batch | Frame] | None = None
     notice: Error | None = None
     acked: dict[str, tuple[str, int]] = attrs.field(factory=dict)
 
@@ -122,6 +126,8 @@ class Connection:
         """Return what is to be written next, as far as the window goes."""
         assert self.hello is not None  # only a welcomed connection writes
         found: list[Batch] = []
+        if self.held_back is not None:
+            return found
         for lane in outbox.writable():
             if lane.producer in self.hello.producers:
                 self._outbound_lane(lane, self.hello.producers.index(lane.producer), now, found)
@@ -129,7 +135,7 @@ class Connection:
 
     def _outbound_lane(self, lane: Lane, index: int, now: float, found: list[Batch]) -> None:
         cursor = max(self.cursors.get(lane.key, lane.first), lane.first)
-        while cursor < lane.next and self.unwritten < WINDOW:
+        while cursor <= lane.safe and self.unwritten < WINDOW:
             batch = lane.batch(cursor, index)
             cursor += len(batch.payloads)
             self.unwritten += sum(map(len, batch.payloads)) + 64

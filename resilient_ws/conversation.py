@@ -19,10 +19,11 @@ from resilient_ws.connection import Connection
 from resilient_ws.endpoints import EndpointPool, shown
 from resilient_ws.frames import Batch, Frame, Start
 from resilient_ws.inbox import Arrivals
+from resilient_ws.ledger import Ledger
 from resilient_ws.outbox import Unacked
+from resilient_ws.records import Handled, Identity, Restored
 from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, SessionState, next_session_state
 from resilient_ws.subscription import Subscription
-from resilient_ws.welcome import Identity
 
 FEATURES = ("batch", "void")
 MAX_RIDERS = 64
@@ -87,7 +88,15 @@ class Conversation:
     """The state of a session; only the modules named above change it."""
 
     def __init__(
-        self, settings: Settings, *, urls: Sequence[str], producer: str, report_gaps: bool, rng: Rng, now: float
+        self,
+        settings: Settings,
+        *,
+        urls: Sequence[str],
+        producer: str,
+        report_gaps: bool,
+        rng: Rng,
+        now: float,
+        restored: Restored | None,
     ) -> None:
         self.settings = settings
         self.state = SessionState.NEW
@@ -98,12 +107,13 @@ class Conversation:
         self.rng = rng
         self.pool = EndpointPool(urls, settings.failover, rng)
         self.backoff = Backoff(settings.retry, rng, len(self.pool.urls))
-        self.outbox = Unacked(settings.outbox, producer)
-        self.inbox = Arrivals(settings.inbox, report_gaps=report_gaps)
+        self.ledger = None if restored is None else Ledger(restored.welcomes)
+        self.outbox = Unacked(settings.outbox, producer, self.ledger)
+        self.inbox = Arrivals(settings.inbox, report_gaps=report_gaps, ledger=self.ledger)
         self.connections: dict[int, Connection] = {}
         self.primary: Connection | None = None
         self.numbers = self.attempts = self.echo = 0
-        self.identity: Identity | None = None
+        self.identity: Identity | None
         self.advice: frames.KeepaliveAdvice | None = None
         self.dial_at: float | None = None
         self.hedge_at: float | None = None
@@ -115,11 +125,18 @@ class Conversation:
         self.events: list[events.Event] = []
         self.counts = {"connects": 0, "resumes": 0, "sent": 0}
         self.now = now
+        for lane in () if restored is None else restored.lanes:
+            self.outbox.restore(lane)
+        self.identity = None if restored is None else restored.identity
 
-    def begin(self, subscribe: Mapping[str, Start]) -> None:
-        """Note the subscriptions that the first hello asks for."""
+    def begin(self, subscribe: Mapping[str, Start], positions: Mapping[str, Handled]) -> None:
+        """Note the subscriptions that the first hello asks for; a journal's positions go before what names no place."""
         for stream, start in subscribe.items():
-            self.inbox.subscribe(stream, start)
+            kept = positions.get(stream)
+            if kept is None or not isinstance(start, str):
+                self.inbox.subscribe(stream, start)
+            else:
+                self.inbox.restore(kept)
 
     def dial(self, now: float, role: Role = Role.PRIMARY) -> None:
         self.dial_at = None
@@ -240,7 +257,9 @@ class Conversation:
         self.events.append(events.Ended(error="" if error is None else str(error)))
 
     def write(self, connection: Connection, items: list[Batch | Frame]) -> None:
-        if items:
+        if connection.held_back is not None:
+            connection.held_back += items
+        elif items:
             self.actions.append(Write(connection.number, items))
 
     def confirm(self, connection: Connection) -> None:
@@ -284,5 +303,5 @@ def hello_stream(subscription: Subscription) -> frames.HelloStream:
     """Say a subscription in a hello: held where it was answered once, else its start (rule 12)."""
     if not subscription.is_active:
         return frames.HelloStream(stream=subscription.stream, id=subscription.id, start=subscription.start)
-    acked = subscription.acked.offset if subscription.acked.epoch == subscription.epoch else None
+    acked = subscription.told.offset if subscription.told.epoch == subscription.epoch else None
     return frames.HelloStream(stream=subscription.stream, id=subscription.id, held=subscription.held, acked=acked)

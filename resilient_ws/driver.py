@@ -19,6 +19,7 @@ from resilient_ws.bell import Bell
 from resilient_ws.exceptions import ConnectError, ConnectionLost, RemoteProtocolError, ResilientWSError
 from resilient_ws.keeper import Keeper, Waiter, Watch, keeper_for, waiters
 from resilient_ws.performing import Performer
+from resilient_ws.persisting import Persister
 from resilient_ws.wired import Wired
 
 USER_IDLE = 0.05
@@ -46,6 +47,7 @@ class Driver:
         performer: Has the session and the lock.
         write_timeout: Seconds without progress after which a connection whose peer does not read is lost.
         before_timers: Called in a step with ``now`` before the session's timers run.
+        persister: Writes the journal, where there is one.
 
     The ticket is ``_reader``: a thread's number, _KEEPER, or None. ``_is_kept``: the keeper has the sockets in its
     selector. ``_is_armed``: the keeper will look at us by itself, so a thread that stops reading need not ask it.
@@ -54,6 +56,7 @@ class Driver:
     performer: Performer
     write_timeout: float
     before_timers: Callable[[float], None] = attrs.field(default=lambda now: None)
+    persister: Persister | None = None
     _changed: Bell = attrs.field(factory=Bell, init=False)
     _keeper: Keeper = attrs.field(init=False)
     _reader: int | None = None
@@ -368,6 +371,8 @@ class Driver:
         with self.performer.lock:
             self.performer.connections.retire_all()
         self._keeper.ask(self)
+        if self.persister is not None:
+            self.persister.close_later()
 
     def orphan(self) -> None:
         """Have :meth:`abandon` done by the keeper; for a finalizer, which may take no lock."""
@@ -376,6 +381,8 @@ class Driver:
     def leave_behind(self) -> None:
         """Forked: close our copies of the descriptors; the parent's connections go on. No lock: nobody can free it."""
         self.performer.connections.release_all()
+        if self.persister is not None:
+            self.persister.disk.leave_behind()
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
             waiter.close()

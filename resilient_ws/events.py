@@ -249,6 +249,31 @@ class JournalRolledBack:
 
 
 @attrs.frozen(kw_only=True)
+class JournalOpened:
+    """
+    A journal was opened.
+
+    Attributes:
+        path: The file.
+        messages, bytes: What it keeps without an ack; those are sent first.
+        notes: What is odd, kept or missing, in sentences.
+    """
+
+    path: str
+    messages: int
+    bytes: int
+    notes: str
+
+
+@attrs.frozen(kw_only=True)
+class JournalStalled:
+    """
+    The journal has no room on its disk. ``send()`` raises JournalFull meanwhile; positions are tried again every
+    second: what is handled until then may come again after a crash.
+    """
+
+
+@attrs.frozen(kw_only=True)
 class IndefiniteResent:
     """Unacked messages may have been stored before the stream forgot their producer; they are sent again (rule 11)."""
 
@@ -302,6 +327,8 @@ Event = Union[
     MessagesDropped,
     AcknowledgedLost,
     JournalRolledBack,
+    JournalOpened,
+    JournalStalled,
     IndefiniteResent,
     DrainNoticed,
     ServerNoticed,

@@ -210,14 +210,19 @@ class OutboxFull(DeliveryError):
         size: (messages, bytes) held.
         limit: (messages, bytes) allowed.
         streams: How many streams may have unacked messages, where it is that which is used up; else None.
+        age: Seconds for which the oldest message waits, where that is above ``Outbox(max_age=)``; else None.
     """
 
     retryable = True
 
-    def __init__(self, size: tuple[int, int], limit: tuple[int, int], streams: int | None = None) -> None:
-        bound = f"on {streams} streams, the most there may be"
-        if streams is None:
-            bound = f"of at most {limit[0]} messages, {limit[1]} bytes"
+    def __init__(
+        self, size: tuple[int, int], limit: tuple[int, int], streams: int | None = None, age: float | None = None
+    ) -> None:
+        bound = f"of at most {limit[0]} messages, {limit[1]} bytes"
+        if streams is not None:
+            bound = f"on {streams} streams, the most there may be"
+        elif age is not None:
+            bound = f"and the oldest has waited for {age:.0f} s, longer than Outbox(max_age=)"
         super().__init__(
             f"the outbox holds {size[0]} messages, {size[1]} bytes {bound}; "
             f"nothing was accepted: wait for acks (flush), or choose another Outbox(policy=)"
@@ -225,6 +230,7 @@ class OutboxFull(DeliveryError):
         self.size = size
         self.limit = limit
         self.streams = streams
+        self.age = age
 
 
 class Rejected(DeliveryError):
@@ -247,20 +253,25 @@ class Rejected(DeliveryError):
 
 class Undelivered(DeliveryError):
     """
-    Accepted messages have no ack and nothing will send them again.
+    Accepted messages have no ack, and this Client will not send them again.
 
     Attributes:
         pending: {stream: (first seq, last seq)}.
+        is_kept: A journal has them: the next Client that opens it sends them.
     """
 
     definite = False
 
-    def __init__(self, pending: dict[str, tuple[int, int]], why: str = "the Client ended") -> None:
+    def __init__(
+        self, pending: dict[str, tuple[int, int]], why: str = "the Client ended", *, is_kept: bool = False
+    ) -> None:
         what = ", ".join(f"{stream!r}: {first} to {last}" for stream, (first, last) in sorted(pending.items()))
-        super().__init__(
-            f"messages without an ack, not sent again because {why}: {what}; they may or may not have arrived"
-        )
+        then = "they may or may not have arrived"
+        if is_kept:
+            then = "the journal keeps them, and the next Client that opens it sends them"
+        super().__init__(f"messages without an ack, not sent again because {why}: {what}; {then}")
         self.pending = dict(pending)
+        self.is_kept = is_kept
 
 
 class SlowConsumer(DeliveryError):
@@ -292,8 +303,8 @@ class JournalRefused(JournalError):
     """
     The file must not be used as a journal, and was not touched.
 
-    It is a link, belongs to somebody else, is open to others, cannot be written, is no journal, or was written by a newer
-    version; the text says which, and what to do.
+    It is a link, belongs to somebody else, is open to others, cannot be written, is no journal, or was written by a
+    newer version; the text says which, and what to do.
     """
 
 

@@ -18,8 +18,9 @@ from resilient_ws.frames import Batch, Frame
 from resilient_ws.inbox import Arrival
 from resilient_ws.liveness import Liveness
 from resilient_ws.losing import is_contested, promote, resume
+from resilient_ws.records import Identity, SessionOver, Welcomed
 from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, next_session_state
-from resilient_ws.welcome import Identity, check_welcome, settle
+from resilient_ws.welcome import check_welcome, settle
 
 DEFAULT_INTERVAL = 20.0
 MOST_PONGS = 64
@@ -50,6 +51,10 @@ def on_welcome(core: Conversation, connection: Connection, welcome: frames.Welco
         session_lost(core, welcome.reason or "unknown")
     core.identity = Identity(welcome.session, welcome.token, welcome.generation)
     become_primary(core, connection, welcome, now)
+    if core.ledger is not None:
+        core.ledger.welcomes += 1
+        core.ledger.add(Welcomed(core.ledger.welcomes, now, welcome.incarnation, core.identity))
+        connection.held_back = []
     resend = core.settings.outbox.indefinite == "resend"
     core.events.extend(settle(core.outbox, hello, welcome, resend=resend, now=now))
     learn_limit(core, welcome)
@@ -108,6 +113,11 @@ def session_lost(core: Conversation, reason: str) -> None:
 
 def learn_limit(core: Conversation, welcome: frames.Welcome) -> None:
     core.max_message = min(core.settings.wire.max_message, welcome.max_message)
+    withdraw_larger(core)
+
+
+def withdraw_larger(core: Conversation) -> None:
+    """Withdraw what was accepted before the server's limit was known."""
     for stream, seq in core.outbox.withdraw_larger(core.max_message):
         core.events.append(events.MessageRejected(stream=stream, seq=seq, code="too_large"))
 
@@ -265,6 +275,8 @@ def on_error(core: Conversation, connection: Connection, frame: frames.Error, no
 
 def on_bye(core: Conversation, connection: Connection, frame: frames.Bye, now: float) -> None:
     core.end(None, now)
+    if core.ledger is not None:
+        core.ledger.add(SessionOver())
 
 
 HANDLERS: dict[type, Callable[[Conversation, Connection, Any, float], None]] = {

@@ -14,6 +14,8 @@ from enum import Enum
 from resilient_ws.config import Inbox
 from resilient_ws.exceptions import Gap, RemoteProtocolError
 from resilient_ws.frames import AckedMark, Batch, GapFrame, Payload, Position, Start, StreamAnswer, size_of
+from resilient_ws.ledger import Ledger
+from resilient_ws.records import Forgotten, Handled
 from resilient_ws.subscription import Subscription
 
 MOST_STREAMS = 4096
@@ -68,10 +70,12 @@ class Arrivals:
     Args:
         settings: Bounds; the credit that the server gets equals them.
         report_gaps: True: gaps are events and no markers stand in the queue.
+        ledger: What is to be written into a journal, where there is one.
     """
 
-    def __init__(self, settings: Inbox, *, report_gaps: bool = False) -> None:
+    def __init__(self, settings: Inbox, *, report_gaps: bool = False, ledger: Ledger | None = None) -> None:
         self._settings = settings
+        self._ledger = ledger
         self._report_gaps = report_gaps
         self.subscriptions: dict[str, Subscription] = {}
         self.refused: dict[str, Exception] = {}
@@ -99,9 +103,15 @@ class Arrivals:
         self.subscriptions[stream] = subscription
         return subscription
 
+    def restore(self, kept: Handled) -> None:
+        """Go on with a stream where a journal was."""
+        self.subscribe(kept.stream, "now").restore(kept)
+
     def unsubscribe(self, stream: str) -> None:
         """Forget a stream and what waits of it."""
-        self.subscriptions.pop(stream, None)
+        gone = self.subscriptions.pop(stream, None)
+        if gone is not None and self._ledger is not None:
+            self._ledger.add(Forgotten(stream))
         kept: deque[Run | Exception] = deque()
         for item in self._queue:
             if isinstance(item, (Run, Gap, _Passed)) and item.stream == stream:
@@ -206,6 +216,7 @@ class Arrivals:
         subscription = self.subscriptions[answer.stream]
         if not subscription.is_active:
             subscription.begin(answer)
+            self._note(subscription)
             gap = answer.gap
             if gap is None:
                 return Arrival.TAKEN, None
@@ -277,6 +288,8 @@ class Arrivals:
         subscription = self.subscriptions.get(run.stream)
         if subscription is not None:
             subscription.taken(receiver, run.epoch, run.first, run.first + count - 1)
+            if self._ledger is not None:
+                subscription.keep(run.epoch, run.first, run.payloads)
         taken.append(run)
         return count
 
@@ -291,24 +304,45 @@ class Arrivals:
                 where = item.position if isinstance(item, _Passed) else Position(item.epoch, item.next - 1)
                 subscription.passed = where
                 subscription.handled(-1, None)
+                self._note(subscription)
 
     def release(self, receiver: int) -> None:
         """Everything that this receiver took is handled."""
         for subscription in self.subscriptions.values():
             if subscription.is_out:
                 subscription.handled(receiver, None)
+                self._note(subscription)
 
     def ack(self, stream: str, epoch: str, offset: int, receiver: int) -> None:
         """This receiver handled a message and everything that it took of the stream before it."""
         subscription = self.subscriptions.get(stream)
         if subscription is not None:
             subscription.handled(receiver, Position(epoch, offset))
+            self._note(subscription)
+
+    def _note(self, subscription: Subscription) -> None:
+        """What is acked may be told to a server: at once, or when a journal has it (rule 16)."""
+        if self._ledger is None:
+            subscription.told = subscription.acked
+            return
+        news = subscription.news()
+        if news is not None:
+            self._ledger.add(news)
+
+    def kept(self, handled: Handled) -> None:
+        """The journal has this position for good."""
+        subscription = self.subscriptions.get(handled.stream)
+        position = handled.position
+        if subscription is None or position.epoch != subscription.acked.epoch:
+            return
+        if position.offset <= subscription.acked.offset:  # else it is one from before the stream was asked for anew
+            subscription.told = position
 
     def acks(self) -> Iterator[AckedMark]:
         """Yield where each active stream is acked to."""
         for stream, subscription in self.subscriptions.items():
-            if subscription.is_active and subscription.acked.epoch == subscription.epoch:
-                yield AckedMark(stream, subscription.acked.epoch, subscription.acked.offset)
+            if subscription.is_active and subscription.told.epoch == subscription.epoch:
+                yield AckedMark(stream, subscription.told.epoch, subscription.told.offset)
 
 
 class _Passed(Exception):

@@ -27,6 +27,7 @@ _LEVELS: dict[type, int] = {
     events.MessagesDropped: logging.WARNING,
     events.AcknowledgedLost: logging.ERROR,
     events.JournalRolledBack: logging.ERROR,
+    events.JournalStalled: logging.ERROR,
     events.IndefiniteResent: logging.WARNING,
     events.ServerNoticed: logging.WARNING,
 }

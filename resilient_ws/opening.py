@@ -6,6 +6,7 @@ Nothing here keeps the Client: one that was dropped open must be noticed.
 
 from __future__ import annotations
 
+import os
 import secrets
 import weakref
 from collections.abc import Callable
@@ -18,9 +19,12 @@ from resilient_ws.arguments import Arguments
 from resilient_ws.callbacks import Callbacks
 from resilient_ws.config import Capabilities
 from resilient_ws.driver import Driver
-from resilient_ws.events import Event
+from resilient_ws.events import Event, JournalOpened
 from resilient_ws.exceptions import ConnectError, ConnectTimeout, SessionClosed
+from resilient_ws.journal import Journal, open_journal
 from resilient_ws.performing import Performer
+from resilient_ws.persisting import Persister
+from resilient_ws.records import Restored
 from resilient_ws.session import Session
 from resilient_ws.wired import Opener, Transport
 
@@ -36,8 +40,17 @@ class Owner(Protocol):
     def _open_transport(self, url: str, timeout: float, cancelled: Callable[[], bool]) -> Transport: ...
 
 
-def make_session(arguments: Arguments, now: float, rng: Any) -> Session:
-    """Make the pure session, with random ids of its own."""
+def open_its_journal(arguments: Arguments, instance: str, clock: Callable[[], float]) -> Journal | None:
+    """Open the journal that ``Outbox(journal=)`` names, None where it names none."""
+    settings = arguments.outbox
+    if settings.journal is None:
+        return None
+    path = os.fspath(settings.journal)
+    return open_journal(path, instance=instance, sync=settings.sync, damaged=settings.damaged, clock=clock)
+
+
+def make_session(arguments: Arguments, now: float, rng: Any, instance: str, restored: Restored | None) -> Session:
+    """Make the pure session, with a random producer of its own."""
     return Session(
         urls=arguments.urls,
         subscribe=arguments.subscribe,
@@ -49,10 +62,11 @@ def make_session(arguments: Arguments, now: float, rng: Any) -> Session:
         wire=arguments.wire,
         capabilities=arguments.dialect.capabilities,
         gaps="report" if arguments.on_gap == "report" else "raise",
-        instance=secrets.token_hex(16),
+        instance=instance,
         producer=secrets.token_hex(16),
         rng=rng,
         now=now,
+        restored=restored,
     )
 
 
@@ -63,16 +77,46 @@ def make_driver(
     Make what drives the session.
 
     It refers to ``owner`` weakly, and to no function of the user's: those are often methods of what holds the Client.
+
+    Raises:
+        JournalError: The journal cannot be opened.
     """
+    instance = secrets.token_hex(16)
+    journal = open_its_journal(arguments, instance, clock)
+    try:
+        restored = None if journal is None else journal.restored
+        session = make_session(arguments, clock(), rng, instance, restored)
+        return _drive(session, arguments, owner, callbacks, clock, journal)
+    except BaseException:
+        if journal is not None:
+            journal.close()
+        raise
+
+
+def _drive(
+    session: Session,
+    arguments: Arguments,
+    owner: Owner,
+    callbacks: Callbacks,
+    clock: Callable[[], float],
+    journal: Journal | None,
+) -> Driver:
     performer = Performer(
-        session=make_session(arguments, clock(), rng),
+        session=session,
         opener=_make_opener(weakref.ref(owner)),
         make_codec=arguments.dialect.client,
         listener=_make_listener(weakref.ref(owner)),
         callbacks=callbacks,
         clock=clock,
     )
-    return Driver(performer=performer, write_timeout=arguments.wire.write_timeout)
+    persister = None
+    if journal is not None:
+        persister = Persister(performer=performer, disk=journal, is_patient=arguments.outbox.sync == "normal")
+        kept = journal.opened
+        performer.listener(
+            [JournalOpened(path=kept.path, messages=kept.messages, bytes=kept.bytes, notes="; ".join(kept.notes))]
+        )
+    return Driver(performer=performer, write_timeout=arguments.wire.write_timeout, persister=persister)
 
 
 def _make_opener(owner: weakref.ref[Any]) -> Opener:
@@ -144,7 +188,7 @@ def start(driver: Driver, arguments: Arguments) -> None:
         raise ConnectTimeout(f"no welcome {where}; {why}") from last
 
 
-def guarantee_of(can: Capabilities) -> str:
+def guarantee_of(can: Capabilities, *, has_journal: bool) -> str:
     """Say what a Client promises with a server that can do this, in a sentence."""
     inbound, outbound = "as they come; gaps cannot be seen", "at most once"
     if can.positions:
@@ -152,6 +196,10 @@ def guarantee_of(can: Capabilities) -> str:
             "in order per stream, exactly once in one life of this Client; "
             "at least once for the message in hand when the process dies"
         )
+        if has_journal:
+            inbound = "in order per stream, exactly once; at least once for the message in hand when the process dies"
     if can.acks:
         outbound = "in order per stream, exactly once while this Client lives"
+        if has_journal:
+            outbound = "in order per stream, exactly once, also over restarts and power losses of this machine"
     return f"Inbound: {inbound}. Outbound: {outbound}."

@@ -1,153 +1,30 @@
 """
-Outbound: seq per (producer, stream), the unacked window, its bounds, and what became of each message.
+Outbound: the unacked window over all lanes, its bounds, and what became of each message.
 
-A *lane* is one (producer, stream). What is written when is decided here only as far as order goes: within a lane by
-seq, and a later producer's lane of a stream waits until the earlier one is acked (rule 11). Payloads are never changed.
-No socket, no clock: what must be told apart by time comes in as ``now``.
+A *lane* is one (producer, stream), see ``lane.py``. What is written when is decided here only as far as order goes: a
+later producer's lane of a stream waits until the earlier one is acked (rule 11). No socket, no clock: what must be told
+apart by time comes in as ``now``.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
-from itertools import takewhile
-
-import attrs
 
 from resilient_ws.config import Outbox
 from resilient_ws.exceptions import OutboxFull, Rejected, RemoteProtocolError, Undelivered
-from resilient_ws.fates import Fate, Fates
-from resilient_ws.frames import Batch, HelloOutbound, Payload, size_of
-
-Key = tuple[str, str]
-"""(producer, stream)."""
+from resilient_ws.fates import Fate
+from resilient_ws.frames import HelloOutbound, Payload, size_of
+from resilient_ws.lane import Key, Lane
+from resilient_ws.ledger import Ledger
+from resilient_ws.records import Accepted, RestoredLane, Settled, Void, Withdrawn
 
 MOST_LANES = 2048
 """Lanes with something unacked: a hello names each, and a node takes 4096 of a connection at most."""
-_BATCH_MESSAGES = 64
-_BATCH_BYTES = 64 << 10
-_COMPACT = 1024
 _DROPPED = Fate("dropped")
 _GIVEN_UP = Fate("indefinite", "the outbox was full, see Outbox(policy=)", is_indefinite=True)
-_MARK_SECONDS = 60.0
-
-
-@attrs.frozen
-class Void:
-    """Stands where a message was withdrawn after it had been numbered."""
-
-    code: str
-
-
-@attrs.define(eq=False)
-class Lane:
-    """
-    The unacked messages of one (producer, stream).
-
-    Attributes:
-        first: The oldest unacked seq.
-        next: The seq that the next new message gets.
-        written: The highest seq that was ever given to a connection.
-        acked: The highest seq that a server acked.
-        dropped, given_up: Up to here the drop policy has looked at what was not written, and at what was.
-        is_restored: A journal kept it from an earlier life, and may be an older copy than what the server knows.
-        failures: Why messages of it failed.
-    """
-
-    producer: str
-    stream: str
-    first: int = 1
-    next: int = 1
-    written: int = 0
-    acked: int = 0
-    dropped: int = 0
-    given_up: int = 0
-    is_restored: bool = False
-    _marks: deque[tuple[int, float, str]] = attrs.field(factory=deque)
-    _items: list[Payload | Void] = attrs.field(factory=list)
-    _head: int = 0
-    failures: Fates = attrs.field(factory=Fates)
-
-    @property
-    def key(self) -> Key:
-        return (self.producer, self.stream)
-
-    def __len__(self) -> int:
-        return self.next - self.first
-
-    def append(self, payload: Payload) -> int:
-        seq = self.next
-        self._items.append(payload)
-        self.next = seq + 1
-        return seq
-
-    def wrote(self, upto: int, now: float, incarnation: str) -> None:
-        """Remember roughly when, and under which incarnation of the backplane, messages were first written."""
-        if upto <= self.written:
-            return
-        self.written = upto
-        tail = self._marks[-1] if self._marks else None
-        if tail is None or tail[2] != incarnation or now - tail[1] > _MARK_SECONDS:
-            self._marks.append((upto, now, incarnation))
-        else:
-            self._marks[-1] = (upto, tail[1], incarnation)
-
-    def oldest_write(self) -> tuple[float, str] | None:
-        """Return (when, under which incarnation) the oldest unacked message was first written; None: none was."""
-        while self._marks and self._marks[0][0] < self.first:
-            self._marks.popleft()
-        return self._marks[0][1:] if self._marks else None
-
-    def item(self, seq: int) -> Payload | Void:
-        return self._items[self._head + seq - self.first]
-
-    def void(self, seq: int, code: str) -> int:
-        """Withdraw a message; returns the bytes that it held."""
-        index = self._head + seq - self.first
-        held = self._items[index]
-        self._items[index] = Void(code)
-        return 0 if isinstance(held, Void) else size_of(held)
-
-    def settle(self, upto: int) -> tuple[int, int]:
-        """Forget what is at or below ``upto``; returns (messages, bytes) that it held."""
-        count = upto + 1 - self.first
-        if count <= 0:
-            return 0, 0
-        gone = self._items[self._head : self._head + count]
-        held = sum(size_of(item) for item in gone if not isinstance(item, Void))
-        self._items[self._head : self._head + count] = [b""] * count  # the payloads go now, their places later
-        self._head += count
-        self.first = upto + 1
-        if self._head == len(self._items) or (self._head >= _COMPACT and self._head * 2 >= len(self._items)):
-            del self._items[: self._head]
-            self._head = 0
-        return count, held
-
-    def settle_voids(self) -> None:
-        """Forget the withdrawn messages in front; nobody may be expecting their numbers."""
-        last = self.first
-        while last < self.next and isinstance(self.item(last), Void):
-            last += 1
-        self.settle(last - 1)
-
-    def batch(self, seq: int, producer: int) -> Batch:
-        """Return the messages from ``seq`` on, as many as fit one batch (at least one, all of one kind)."""
-        start = self._head + seq - self.first
-        items = self._items[start : start + _BATCH_MESSAGES]
-        head = items[0]
-        if isinstance(head, Void):
-            alike = list(takewhile(lambda item: item == head, items))
-            return Batch(self.stream, seq, [b""] * len(alike), producer=producer, void=head.code)
-        payloads: list[Payload] = []
-        size = 0
-        for item in items:
-            if isinstance(item, Void):
-                break
-            size += len(item)
-            if payloads and size > _BATCH_BYTES:
-                break
-            payloads.append(item)
-        return Batch(self.stream, seq, payloads, producer=producer)
+_EXPIRED = Fate("expired", "it waited for longer than Outbox(max_age=)")
+_OUTLIVED = Fate("indefinite", "it had no ack within Outbox(max_age=)", is_indefinite=True)
+_AGE_GRAIN = 0.01
 
 
 class Unacked:
@@ -157,10 +34,12 @@ class Unacked:
     Args:
         settings: Bounds and policies.
         producer: Id of this Client's own producer.
+        ledger: What is to be written into a journal, where there is one.
     """
 
-    def __init__(self, settings: Outbox, producer: str) -> None:
+    def __init__(self, settings: Outbox, producer: str, ledger: Ledger | None = None) -> None:
         self._settings = settings
+        self._ledger = ledger
         self.producer = producer
         self._lanes: dict[Key, Lane] = {}
         self._busy: dict[Key, Lane] = {}  # those with something unacked: of many streams few are, and each step looks
@@ -177,35 +56,81 @@ class Unacked:
             return False
         return self.messages >= self._settings.max_messages or self.bytes + size > self._settings.max_bytes
 
+    def is_stale(self, now: float) -> bool:
+        """Say whether the oldest message waits for longer than one may."""
+        most = self._settings.max_age
+        return most is not None and now - self.oldest_birth(now) > most
+
+    def oldest_birth(self, now: float) -> float:
+        """Return when the oldest unacked message was accepted, ``now`` where there is none."""
+        births = [lane.oldest_birth() for lane in self._busy.values()]
+        return min((birth for birth in births if birth is not None), default=now)
+
     def is_crowded(self, stream: str) -> bool:
         """Say whether a message on this stream would make one lane more with something unacked than there may be."""
         return len(self._busy) >= MOST_LANES and (self.producer, stream) not in self._busy
 
-    def full_error(self, *, is_crowded: bool = False) -> OutboxFull:
+    def full_error(self, now: float, *, is_crowded: bool = False) -> OutboxFull:
         limit = (self._settings.max_messages, self._settings.max_bytes)
-        return OutboxFull((self.messages, self.bytes), limit, streams=MOST_LANES if is_crowded else None)
+        return OutboxFull(
+            (self.messages, self.bytes),
+            limit,
+            streams=MOST_LANES if is_crowded else None,
+            age=now - self.oldest_birth(now) if self.is_stale(now) else None,
+        )
 
-    def accept(self, stream: str, payload: Payload, size: int) -> int:
-        """Number a message of our own producer; the caller has asked :meth:`is_full`."""
+    def accept(self, stream: str, payload: Payload, size: int, now: float, *, is_online: bool = False) -> int:
+        """
+        Number a message of our own producer; the caller has asked :meth:`is_full`.
+
+        Args:
+            is_online: There is a connection that it may go out on at once.
+        """
         lane = self._lane(self.producer, stream)
         self._busy[lane.key] = lane
         self.messages += 1
         self.bytes += size
-        return lane.append(payload)
+        seq = lane.append(payload)
+        if self._settings.max_age is not None:
+            lane.born(seq, now, self._settings.max_age * _AGE_GRAIN)
+        if self._ledger is None:
+            lane.safe = seq
+        else:
+            self._ledger.accepted(lane.key, seq, payload, now, is_online=is_online)
+        return seq
 
-    def restore(self, producer: str, stream: str, first: int, payloads: list[Payload]) -> None:
+    def keep(self, accepted: Accepted) -> None:
+        """The journal has these: they may go out."""
+        lane = self._lanes[accepted.producer, accepted.stream]
+        lane.safe = max(lane.safe, accepted.first + len(accepted.payloads) - 1)
+
+    def refuse(self, accepted: Accepted) -> None:
+        """The journal has no room for these, and nobody was told that they were accepted: they never were."""
+        lane = self._lanes[accepted.producer, accepted.stream]
+        messages, size = lane.take_back(accepted.first)
+        self.messages -= messages
+        self.bytes -= size
+        self._note(lane)
+
+    def restore(self, kept: RestoredLane) -> None:
         """Put back what a journal kept from an earlier producer; comes before anything that is accepted."""
-        lane = self._lane(producer, stream)
-        lane.first = lane.next = first
-        lane.acked = first - 1
+        lane = self._lane(kept.producer, kept.stream)
+        lane.first = lane.next = kept.first
+        lane.acked = kept.first - 1
         lane.is_restored = True
-        lane.written = first + len(payloads) - 1
-        if payloads:
+        for item in kept.items:
+            seq = lane.append(item)
+            if isinstance(item, Void):
+                lane.failures.add(seq, Fate(item.code))
+            else:
+                self.messages += 1
+                self.bytes += size_of(item)
+        lane.safe = lane.next - 1
+        lane.written = kept.marks[-1].seq if kept.marks else kept.first - 1
+        lane._marks.extend(kept.marks)
+        lane._births.extend(kept.births)
+        if kept.items:
             self._busy[lane.key] = lane
-        for payload in payloads:
-            lane.append(payload)
-            self.messages += 1
-            self.bytes += size_of(payload)
 
     def drop_oldest(self, size: int, *, is_open: bool) -> list[tuple[str, int]]:
         """
@@ -223,17 +148,36 @@ class Unacked:
             (stream, seq) of each.
         """
         dropped: list[tuple[str, int]] = []
-        for lane in self._lanes.values():
+        for lane in self._busy.values():
             begin = max(lane.first, lane.written + 1, lane.dropped + 1)
-            lane.dropped = max(lane.dropped, self._drop(lane, range(begin, lane.next), _DROPPED, size, dropped))
-        for lane in self._lanes.values():
+            lane.dropped = max(lane.dropped, self._drop(lane, range(begin, lane.safe + 1), _DROPPED, size, dropped))
+        for lane in self._busy.values():
             written = range(max(lane.first, lane.given_up + 1), lane.written + 1)
             lane.given_up = max(lane.given_up, self._drop(lane, written, _GIVEN_UP, size, dropped))
         if not is_open:
-            for lane in self._lanes.values():
-                lane.settle_voids()
-                self._note(lane)
+            self._settle_voids()
         return dropped
+
+    def expire(self, now: float, *, is_open: bool) -> list[tuple[str, int]]:
+        """Withdraw what waits for longer than it may; arguments and result as those of :meth:`drop_oldest`."""
+        assert self._settings.max_age is not None  # the caller has asked :meth:`is_stale`
+        expired: list[tuple[str, int]] = []
+        for lane in self._busy.values():
+            for seq in range(lane.first, min(lane.born_before(now - self._settings.max_age), lane.safe) + 1):
+                if not isinstance(lane.item(seq), Void):
+                    self._withdraw(lane, seq, _OUTLIVED if seq <= lane.written else _EXPIRED)
+                    expired.append((lane.stream, seq))
+        if not is_open:
+            self._settle_voids()
+        return expired
+
+    def _settle_voids(self) -> None:
+        for lane in list(self._busy.values()):
+            before = lane.first
+            lane.settle_voids()
+            self._note(lane)
+            if self._ledger is not None and lane.first > before:
+                self._ledger.add(Settled(lane.producer, lane.stream, lane.first - 1))
 
     def _drop(self, lane: Lane, seqs: range, fate: Fate, size: int, dropped: list[tuple[str, int]]) -> int:
         """Withdraw as many as are needed; returns the last seq that was looked at, 0 where none was."""
@@ -251,7 +195,7 @@ class Unacked:
         """Withdraw what the server's limit forbids; returns (stream, seq) of each."""
         found: list[tuple[str, int]] = []
         for lane in self._lanes.values():
-            for seq in range(lane.first, lane.next):
+            for seq in range(lane.first, lane.safe + 1):
                 item = lane.item(seq)
                 if not isinstance(item, Void) and size_of(item) > limit:
                     self._withdraw(lane, seq, Fate("too_large"))
@@ -262,6 +206,8 @@ class Unacked:
         self.bytes -= lane.void(seq, fate.code)
         self.messages -= 1
         lane.failures.add(seq, fate)
+        if self._ledger is not None:
+            self._ledger.add(Withdrawn(lane.producer, lane.stream, (seq,), fate.code))
 
     def _note(self, lane: Lane) -> None:
         if not len(lane):
@@ -297,9 +243,9 @@ class Unacked:
         """Return what a hello says of each lane with something unacked."""
         index = {producer: i for i, producer in enumerate(producers)}
         return tuple(
-            HelloOutbound(producer=index[lane.producer], stream=lane.stream, first=lane.first, next=lane.next)
+            HelloOutbound(producer=index[lane.producer], stream=lane.stream, first=lane.first, next=lane.safe + 1)
             for lane in self._lanes.values()
-            if len(lane)
+            if lane.first <= lane.safe
         )
 
     # -- outcomes -----------------------------------------------------------------------------------------------------
@@ -312,9 +258,9 @@ class Unacked:
             RemoteProtocolError: The seq was never given to a connection.
         """
         lane = self._lanes.get((producer, stream))
-        sent = 0 if lane is None else max(lane.written, lane.first - 1)  # what was dropped in front is settled too
         if lane is not None and lane.is_restored:
-            seq = min(seq, sent)
+            seq = min(seq, lane.sent)
+        sent = 0 if lane is None else lane.sent
         if lane is None or seq > sent:
             raise RemoteProtocolError(
                 f"the server acked seq {seq} of stream {stream!r}, but only {sent} were sent",
@@ -327,6 +273,8 @@ class Unacked:
         lane.acked = max(lane.acked, seq)
         self.messages -= count - withdrawn
         self.bytes -= held
+        if count > 0 and self._ledger is not None:
+            self._ledger.add(Settled(producer, stream, seq))
         return count > 0
 
     def reject(self, producer: str, stream: str, seq: int, code: str, hint: str) -> bool:
@@ -337,7 +285,7 @@ class Unacked:
             RemoteProtocolError: The seq was never given to a connection.
         """
         lane = self._lanes.get((producer, stream))
-        if lane is None or not 1 <= seq <= lane.written:
+        if lane is None or not 1 <= seq <= lane.sent:
             raise RemoteProtocolError(
                 f"the server rejected seq {seq} of stream {stream!r}, which was not sent", code=4400
             )
@@ -363,7 +311,7 @@ class Unacked:
             return fate.error(stream, seq)
         if seq < lane.first:
             return True
-        return Undelivered({stream: (seq, seq)}) if self.abandoned else False
+        return Undelivered({stream: (seq, seq)}, is_kept=self._ledger is not None) if self.abandoned else False
 
     def pending(self) -> dict[str, tuple[int, int]]:
         """Return {stream: (first, last)} of what is unacked, withdrawn messages left out."""

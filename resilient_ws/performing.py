@@ -63,6 +63,7 @@ class Performer:
         listener: Called with what happened, never under the lock; must not raise.
         callbacks: What waits for the fate of messages; posted to the dispatcher after every step.
         nudge: Called under the lock when all is carried out: those who wait may have to wait differently.
+        persist: Called under the lock where the journal is to be written.
         failure: What ended the Client beside the session.
     """
 
@@ -73,6 +74,7 @@ class Performer:
     callbacks: Callbacks
     clock: Callable[[], float] = time.monotonic
     nudge: Callable[[], None] = attrs.field(default=lambda: None)
+    persist: Callable[[], None] = attrs.field(default=lambda: None)
     lock: Any = attrs.field(factory=threading.Lock)
     connections: Connections = attrs.field(factory=Connections)
     failure: Exception | None = None
@@ -154,6 +156,8 @@ class Performer:
         self._todo.extend(self.session.actions())
         self._events.extend(self.session.events())
         self._is_collecting = False
+        if self.session.persist_due:
+            self.persist()
         if self.callbacks:
             for call, receipt in self.callbacks.done(self.session.outcome):
                 dispatcher.promise(call, receipt)

@@ -8,6 +8,7 @@ asked, so nothing is given to the user under a lock.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections import deque
@@ -19,7 +20,7 @@ import attrs
 from resilient_ws.arguments import Arguments
 from resilient_ws.driver import Driver
 from resilient_ws.events import DeadLettered, Event, Message, Owner
-from resilient_ws.exceptions import Gap, SessionLost
+from resilient_ws.exceptions import Gap, JournalFull, SessionLost
 from resilient_ws.inbox import Run
 from resilient_ws.session import Session
 
@@ -193,12 +194,23 @@ class Receivers:
         if self._is_auto:
             self._progress.tell(now)
 
+    def _keep_place(self) -> None:
+        """With a journal: have written how far the users are, before anybody gets more."""
+        persister = self.driver.persister
+        if persister is None:
+            return
+        with self.driver.performer.step() as now:
+            self.tell_progress(now)
+        with contextlib.suppress(JournalFull):  # an event says so, and it is tried again
+            persister.secure_all(durable=False)
+
     # -- giving -------------------------------------------------------------------------------------------------------
 
     def receive(self, owner: Giver, timeout: float | None) -> Message:
         """Return the next message (see ``Client.recv``)."""
         receiver = self.mine()
         receiver.in_hand = []
+        self._keep_place()
         deadline = None if timeout is None else self.driver.performer.clock() + timeout
         while True:
             message = self._next(receiver, owner, 1, deadline)
@@ -210,6 +222,7 @@ class Receivers:
         """Return the messages that are there (see ``Client.recv_many``)."""
         receiver = self.mine()
         receiver.in_hand = []
+        self._keep_place()
         deadline = None if timeout is None else self.driver.performer.clock() + timeout
         found: list[Message] = []
         while not found or (len(found) < limit and receiver.ahead and isinstance(receiver.ahead[0], Message)):

@@ -14,8 +14,10 @@ import attrs
 
 from resilient_ws.arguments import Arguments, check_outbound
 from resilient_ws.driver import Driver
+from resilient_ws.events import Receipt
 from resilient_ws.exceptions import OutboxFull, SlowConsumer, Undelivered
 from resilient_ws.frames import Payload
+from resilient_ws.ledger import Group
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -44,14 +46,24 @@ class Sender:
         performer = self.driver.performer
         try:
             with performer.look() as now:
-                self.check_open()
-                producer, seq = performer.change(performer.session.send, name, payload, now)
+                producer, seq, group = self._accept(name, payload, now)
         except OutboxFull as full:
             if self.arguments.outbox.policy != "block":
                 raise
-            producer, seq = self._send_later(name, payload, full)
-        performer.perform()
+            producer, seq, group = self._send_later(name, payload, full)
+        persister = self.driver.persister
+        if group is not None and persister is not None and seq:
+            persister.secure_messages(group)
+        else:
+            performer.perform()
         return producer, name, seq
+
+    def _accept(self, name: str, payload: Payload, now: float) -> tuple[str, int, Group | None]:
+        """Give a message to the session; the lock is held."""
+        self.check_open()
+        performer = self.driver.performer
+        producer, seq = performer.change(performer.session.send, name, payload, now)
+        return producer, seq, performer.session.unwritten
 
     def check_open(self) -> None:
         """Raise where the Client or its session is over; in a step."""
@@ -62,7 +74,7 @@ class Sender:
         """Wait until everything that was sent so far is committed (see ``Client.flush``)."""
         performer = self.driver.performer
         session = performer.session
-        deadline = None if timeout is None else performer.clock() + timeout
+        deadline = self._deadline(timeout)
         with performer.look():
             accepted = session.accepted()  # what other threads send meanwhile is not waited for
         if not self.driver.pump(lambda now: session.has_settled(accepted) or performer.has_ended, deadline):
@@ -73,29 +85,48 @@ class Sender:
         if not is_settled:
             self.raise_undelivered()
 
+    def drain(self, timeout: float | None) -> None:
+        """Accept nothing more, and wait until everything is committed (see ``Client.drain``)."""
+        performer = self.driver.performer
+        with performer.step() as now:
+            if not performer.has_ended:
+                performer.session.drain(now)
+        performer.perform()
+        if not self.driver.pump(lambda now: performer.has_ended, self._deadline(timeout)):
+            session = performer.session
+            raise TimeoutError(f"{session.outbox_size[0]} messages have no ack yet{session.trouble}")
+        self.raise_undelivered()
+
+    def wait_for(self, receipt: Receipt, timeout: float | None) -> None:
+        """Wait for the outcome of a message (see ``Receipt.result``)."""
+        session, of = self.driver.performer.session, (receipt.producer, receipt.stream, receipt.seq)
+        if not self.driver.pump(lambda now: session.outcome(*of) is not False, self._deadline(timeout)):
+            raise TimeoutError(f"{receipt!r} has no ack yet; it is on its way{session.trouble}")
+
+    def _deadline(self, timeout: float | None) -> float | None:
+        return None if timeout is None else self.driver.performer.clock() + timeout
+
     def raise_undelivered(self) -> None:
         """Raise Undelivered where something has no ack."""
         with self.driver.performer.step():
             unacked, error = self.driver.performer.session.unacked, self.driver.performer.session.error
         if unacked:
-            raise Undelivered(unacked) from error
+            raise Undelivered(unacked, is_kept=self.driver.persister is not None) from error
 
-    def _send_later(self, name: str, payload: Payload, full: OutboxFull) -> tuple[str, int]:
-        performer = self.driver.performer
-        accepted: list[tuple[str, int]] = []
+    def _send_later(self, name: str, payload: Payload, full: OutboxFull) -> tuple[str, int, Group | None]:
+        accepted: list[tuple[str, int, Group | None]] = []
         last = full
 
         def attempt(now: float) -> bool:
             nonlocal last
-            self.check_open()
             try:
-                accepted.append(performer.change(performer.session.send, name, payload, now))
+                accepted.append(self._accept(name, payload, now))
             except OutboxFull as still_full:
                 last = still_full
                 self._check_slow_consumer()
             return bool(accepted)
 
-        if not self.driver.pump(attempt, performer.clock() + self.arguments.outbox.send_timeout):
+        if not self.driver.pump(attempt, self.driver.performer.clock() + self.arguments.outbox.send_timeout):
             raise last
         return accepted[0]
 

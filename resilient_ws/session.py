@@ -19,8 +19,13 @@ from resilient_ws.exceptions import Rejected, RemoteProtocolError, SessionClosed
 from resilient_ws.frames import Batch, Frame, Payload, Position, Start, size_of
 from resilient_ws.hearing import dispatch, on_written
 from resilient_ws.inbox import Run
+from resilient_ws.journalling import not_written_down, written_down
+from resilient_ws.ledger import Group
 from resilient_ws.losing import WAITING, check_connection, forgive_lateness, lose
+from resilient_ws.records import Record, Restored, SessionOver
 from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, SessionState, next_session_state
+
+_EXPIRY_GRAIN = 0.05
 
 __all__ = ["Action", "Dial", "Role", "Run", "Session", "SessionState", "Shut", "Write"]
 
@@ -37,7 +42,7 @@ class Session:
         producer: Random id under which our messages are numbered, 32 hex digits.
         roles: Which roles may be dialled besides the primary.
         hedge_delay: Seconds after which a candidate is dialled while no welcome is there (role CANDIDATE).
-        instances: Ids of earlier lives that count as our own (from a journal).
+        restored: What a journal kept of earlier lives; None: there is no journal.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class Session:
         now: float,
         roles: frozenset[Role] = frozenset(),
         hedge_delay: float = 0.25,
-        instances: frozenset[str] = frozenset(),
+        restored: Restored | None = None,
     ) -> None:
         settings = Settings(
             retry=retry,
@@ -69,7 +74,7 @@ class Session:
             inbox=inbox,
             wire=wire,
             instance=instance,
-            instances=instances | {instance},
+            instances=frozenset({instance}) | (frozenset() if restored is None else restored.instances),
             roles=roles,
             hedge_delay=hedge_delay,
             has_credit=capabilities.credit,
@@ -77,9 +82,15 @@ class Session:
         self.capabilities = capabilities
         self._planned: float | None = None
         self._core = Conversation(
-            settings, urls=urls, producer=producer, report_gaps=gaps == "report", rng=rng, now=now
+            settings,
+            urls=urls,
+            producer=producer,
+            report_gaps=gaps == "report",
+            rng=rng,
+            now=now,
+            restored=restored,
         )
-        self._core.begin(subscribe)
+        self._core.begin(subscribe, {} if restored is None else restored.positions)
 
     # -- inputs of the user --------------------------------------------------------------------------------------------
 
@@ -107,26 +118,35 @@ class Session:
             limit = f"at most {self._core.max_message} may be sent (Wire.max_message, or the server's own limit)"
             raise Rejected(stream, 0, "too_large", f"{size} bytes, {limit}; split it, the session goes on")
         outbox = self._core.outbox
-        if (outbox.is_full(size) or outbox.is_crowded(stream)) and not self._make_room(stream, size):
+        is_full = outbox.is_full(size) or outbox.is_crowded(stream) or outbox.is_stale(now)
+        if is_full and not self._make_room(stream, size, now):
             return outbox.producer, 0
         self._core.now = now
         self._core.counts["sent"] += 1
-        return self._core.outbox.producer, self._core.outbox.accept(stream, data, size)
+        is_online = self._core.primary is not None
+        return outbox.producer, outbox.accept(stream, data, size, now, is_online=is_online)
 
-    def _make_room(self, stream: str, size: int) -> bool:
-        policy = self._core.settings.outbox.policy
+    def _make_room(self, stream: str, size: int, now: float) -> bool:
+        outbox, policy = self._core.outbox, self._core.settings.outbox.policy
         if policy == "drop_newest":
             self._core.events.append(events.MessagesDropped(stream=stream, first=0, last=0, count=1, policy=policy))
             return False
         if policy == "drop_oldest":
-            for dropped, seq in self._core.outbox.drop_oldest(size, is_open=self._core.is_expected()):
-                self._core.events.append(
-                    events.MessagesDropped(stream=dropped, first=seq, last=seq, count=1, policy=policy)
-                )
-        is_crowded = self._core.outbox.is_crowded(stream)
-        if is_crowded or self._core.outbox.is_full(size):
-            raise self._core.outbox.full_error(is_crowded=is_crowded)
+            self._expire(now)
+            self._report_dropped(outbox.drop_oldest(size, is_open=self._core.is_expected()), policy)
+        is_crowded = outbox.is_crowded(stream)
+        if is_crowded or outbox.is_full(size) or outbox.is_stale(now):
+            raise outbox.full_error(now, is_crowded=is_crowded)
         return True
+
+    def _expire(self, now: float) -> None:
+        outbox = self._core.outbox
+        if self._core.settings.outbox.policy == "drop_oldest" and outbox.is_stale(now):
+            self._report_dropped(outbox.expire(now, is_open=self._core.is_expected()), "max_age")
+
+    def _report_dropped(self, dropped: Sequence[tuple[str, int]], policy: str) -> None:
+        for stream, seq in dropped:
+            self._core.events.append(events.MessagesDropped(stream=stream, first=seq, last=seq, count=1, policy=policy))
 
     def take(self, limit: int, receiver: int, now: float) -> list[Run | Exception]:
         """
@@ -179,7 +199,25 @@ class Session:
             self._core.confirm(self._core.primary)
             if end:
                 self._core.write(self._core.primary, [frames.Bye()])
+        if end and self._core.ledger is not None:
+            self._core.ledger.add(SessionOver())
         self._core.end(None, now)
+
+    # -- inputs of the journal -----------------------------------------------------------------------------------------
+
+    def to_persist(self) -> list[Record]:
+        """Return what is to be written into the journal now; answer by :meth:`persisted` or :meth:`persist_failed`."""
+        assert self._core.ledger is not None  # nobody else asks
+        return self._core.ledger.take()
+
+    def persisted(self, now: float, *, durable: bool) -> None:
+        """What :meth:`to_persist` gave is written; ``durable``: it and all before it survive a power loss too."""
+        self._core.now = now
+        written_down(self._core, now, durable=durable)
+
+    def persist_failed(self, now: float) -> None:
+        """There was no room; the messages of it were never accepted, the rest is tried again."""
+        not_written_down(self._core, now)
 
     # -- inputs of connections -----------------------------------------------------------------------------------------
 
@@ -250,6 +288,9 @@ class Session:
         if self._core.ack_at is not None and now >= self._core.ack_at and self._core.primary is not None:
             self._core.confirm(self._core.primary)
         self._core.check_stable(now)
+        self._expire(now)
+        if self._core.ledger is not None:
+            self._core.ledger.check(now)
 
     # -- outputs -------------------------------------------------------------------------------------------------------
 
@@ -272,7 +313,8 @@ class Session:
         """Return when :meth:`handle_timer` is due, None where nothing is awaited."""
         if self._core.state is SessionState.ENDED:
             return None
-        due = [at for at in (self._core.dial_at, self._core.hedge_at, self._core.ack_at) if at is not None]
+        own = (self._core.dial_at, self._core.hedge_at, self._core.ack_at, self._expires_at(), self._persist_at())
+        due = [at for at in own if at is not None]
         for connection in self._core.connections.values():
             if connection.deadline is not None:
                 due.append(connection.deadline)
@@ -280,6 +322,28 @@ class Session:
                 due.append(connection.liveness.next_deadline())
         self._planned = min(due, default=None)
         return self._planned
+
+    def _expires_at(self) -> float | None:
+        settings, outbox = self._core.settings.outbox, self._core.outbox
+        if settings.max_age is None or settings.policy != "drop_oldest" or len(outbox) == 0:
+            return None
+        return outbox.oldest_birth(self._core.now) + settings.max_age + _EXPIRY_GRAIN
+
+    def _persist_at(self) -> float | None:
+        if self._core.ledger is None:
+            return None
+        self._core.ledger.plan(self._core.now)
+        return self._core.ledger.due_at
+
+    @property
+    def persist_due(self) -> bool:
+        """The journal is to be written durably now, whoever does it."""
+        return self._core.ledger is not None and self._core.ledger.is_due
+
+    @property
+    def unwritten(self) -> Group | None:
+        """The group of the journal that the last change went into; its attributes tell what became of it."""
+        return None if self._core.ledger is None else self._core.ledger.filling
 
     # -- questions -----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 One subscription: its position, what of it is out to the user, and what is acked.
 
 A position has three ages: what arrived (``held``), what was handed over or passed (``passed``), and what the user has
-handled (``acked``), each at or below the one before.
+handled (``acked``), each at or below the one before. With a journal there is a fourth, what that keeps (``told``).
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ from zlib import crc32
 import attrs
 
 from resilient_ws.frames import Held, Payload, Position, Start, StreamAnswer
+from resilient_ws.records import Handled
 
 _NOWHERE = Position("", 0)
+
+
+def _crc(payload: Payload) -> int:
+    return crc32(payload if isinstance(payload, bytes) else payload.encode())
 
 
 class _Out:
@@ -39,6 +44,10 @@ class Subscription:
         start: Where to begin; None once it was answered.
         epoch, offset: The position: the last message that arrived.
         duplicates_to: Up to here the present connection may repeat what we have (rule 7).
+        passed: What was handed over, or passed as a gap.
+        acked: What the user has handled.
+        told: What of that a server is told.
+        noted: With a journal: the last position that it was given.
     """
 
     stream: str
@@ -51,7 +60,11 @@ class Subscription:
     _last: Payload | None = None
     passed: Position = _NOWHERE
     acked: Position = _NOWHERE
+    told: Position = _NOWHERE
+    noted: Handled | None = None
     _out: deque[_Out] = attrs.field(factory=deque)
+    _handed: deque[tuple[str, int, list[Payload]]] = attrs.field(factory=deque)
+    _last_handed: tuple[Position, Payload | int | None] = (_NOWHERE, None)
 
     @property
     def is_active(self) -> bool:
@@ -66,14 +79,13 @@ class Subscription:
     def held(self) -> Held:
         """What a hello says of the last message that we have."""
         if self._last is not None:
-            data = self._last if isinstance(self._last, bytes) else self._last.encode()
-            self._crc, self._last = crc32(data), None
+            self._crc, self._last = _crc(self._last), None
         return Held(self.epoch, self.offset, self._crc)
 
     def is_same(self, payload: Payload) -> bool:
         """Say whether this may be the message that the position names; where nothing is known of that, it may."""
         crc = self.held.crc
-        return crc is None or crc == crc32(payload if isinstance(payload, bytes) else payload.encode())
+        return crc is None or crc == _crc(payload)
 
     def is_gone(self, prev: int | None) -> bool:
         """Say whether a server that passed over our place shows that the log has no more what the position names."""
@@ -83,8 +95,16 @@ class Subscription:
         """Take the position that a first answer resolved ``start`` to."""
         self.start = None
         self.move(answer.epoch, answer.first - 1, answer.crc)
-        self.passed = self.acked = Position(answer.epoch, answer.first - 1)
+        self.passed = self.acked = self.told = Position(answer.epoch, answer.first - 1)
+        self._last_handed = (self.acked, answer.crc)
         self.duplicates_to = 0
+
+    def restore(self, kept: Handled) -> None:
+        """Go on where a journal was."""
+        self.start, self.noted = None, kept
+        self.move(kept.position.epoch, kept.position.offset, kept.crc)
+        self.passed = self.acked = self.told = kept.position
+        self._last_handed = (kept.position, kept.crc)
 
     def move(self, epoch: str, offset: int, crc: int | None) -> None:
         """Put the position somewhere else (an answer or a gap says so)."""
@@ -101,6 +121,33 @@ class Subscription:
         else:
             self._out.append(_Out(receiver, epoch, first, last))
         self.passed = Position(epoch, last)
+
+    def keep(self, epoch: str, first: int, payloads: list[Payload]) -> None:
+        """Keep what was handed over until it is handled: a journal wants the CRC of the message at its position."""
+        self._handed.append((epoch, first, payloads))
+
+    def news(self) -> Handled | None:
+        """Return the position for a journal, None where it has that."""
+        if not self.is_active or (self.noted is not None and self.noted.position == self.acked):
+            return None
+        self.noted = Handled(self.stream, self.acked, self._crc_at_acked())
+        return self.noted
+
+    def _crc_at_acked(self) -> int | None:
+        oldest = self._out[0] if self._out else None
+        while self._handed:
+            epoch, first, payloads = self._handed[0]
+            last = first + len(payloads) - 1
+            if oldest is not None and epoch == oldest.epoch and first <= oldest.first <= last:
+                if first <= self.acked.offset:
+                    return _crc(payloads[self.acked.offset - first])
+                break
+            self._handed.popleft()
+            self._last_handed = (Position(epoch, last), payloads[-1])
+        position, payload = self._last_handed
+        if position != self.acked:
+            return None
+        return payload if payload is None or isinstance(payload, int) else _crc(payload)
 
     def handled(self, receiver: int, upto: Position | None) -> None:
         """This receiver is done with what it took, up to and including ``upto`` (None: with all of it)."""

@@ -9,21 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import attrs
-
 from resilient_ws.events import AcknowledgedLost, Event, IndefiniteResent, JournalRolledBack, MessageRejected
 from resilient_ws.exceptions import RemoteProtocolError
 from resilient_ws.frames import CommittedAnswer, Hello, HelloOutbound, Welcome
-from resilient_ws.outbox import Lane, Unacked
-
-
-@attrs.frozen
-class Identity:
-    """What proves who we are on the next connection."""
-
-    session: str
-    token: str = attrs.field(repr=lambda value: "***")
-    generation: int
+from resilient_ws.lane import Lane
+from resilient_ws.outbox import Unacked
+from resilient_ws.records import Identity
 
 
 def check_welcome(hello: Hello, welcome: Welcome, known: Identity | None, outbox: Unacked) -> None:
@@ -125,11 +116,10 @@ def _is_indefinite(lane: Lane, entry: HelloOutbound, welcome: Welcome, now: floa
     oldest = lane.oldest_write()
     if oldest is None:
         return False
-    written_at, incarnation = oldest
     return (
         (entry.first > 1 and lane.acked > 0)
-        or now - written_at > welcome.producer_ttl
-        or incarnation != welcome.incarnation
+        or now - oldest.at > welcome.producer_ttl
+        or oldest.incarnation != welcome.incarnation
     )
 
 

@@ -12,6 +12,7 @@ from resilient_ws import frames as f
 from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.dialects.native import Native
 from resilient_ws.exceptions import ConnectionLost
+from resilient_ws.records import Record
 from resilient_ws.session import Dial, Role, Session, Shut, Write
 
 OURS, FOREIGN = "a" * 32, "b" * 32
@@ -103,6 +104,8 @@ class Rig:
     written: dict[int, list[Any]] = attrs.field(factory=dict)
     events: list[Any] = attrs.field(factory=list)
     is_backed_up: bool = False
+    is_slow_disk: bool = False
+    journal: list[Record] = attrs.field(factory=list)
 
     @classmethod
     def new(cls, **changes: Any) -> Rig:
@@ -121,7 +124,7 @@ class Rig:
 
     def pump(self) -> Rig:
         """Carry out what is to be done."""
-        while actions := self.session.actions():
+        while (actions := self.session.actions()) or self._persist():
             for action in actions:
                 if isinstance(action, Dial):
                     self.dials.append(action)
@@ -135,6 +138,20 @@ class Rig:
         self.events.extend(self.session.events())
         self.session.next_deadline()
         return self
+
+    def _persist(self) -> bool:
+        group = self.session.unwritten
+        is_due = group is not None and bool(group.records) and not self.is_slow_disk
+        if is_due:
+            self.persist()
+        return is_due
+
+    def persist(self, *, durable: bool = True) -> list[Record]:
+        """Write what there is into the journal; returns it."""
+        records = self.session.to_persist()
+        self.journal += records
+        self.session.persisted(self.now, durable=durable)
+        return records
 
     # -- the network and the server -----------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from resilient_ws.conversation import Conversation
 from resilient_ws.endpoints import EndpointPool
 from resilient_ws.exceptions import Gap, SessionTakenOver
 from resilient_ws.inbox import Arrival, Arrivals
+from resilient_ws.records import Restored
 from resilient_ws.session import Role, Session
 
 SUCCESSOR = frozenset({Role.SUCCESSOR})
@@ -181,7 +182,11 @@ def test_H13_a_hello_that_was_its_own_predecessor_is_said_again() -> None:
 
 def forgetful(original: Any) -> Any:
     """A journal keeps no instances."""
-    return lambda self, **arguments: original(self, **{**arguments, "instances": frozenset()})
+
+    def init(self: Session, *, restored: Restored | None = None, **arguments: Any) -> None:
+        original(self, restored=restored and attrs.evolve(restored, instances=frozenset()), **arguments)
+
+    return init
 
 
 def test_H13_late_hellos_of_an_earlier_life_are_its_own() -> None:

@@ -25,9 +25,11 @@ ANSWERS = {
     e.Rejected: (False, True),
     e.Undelivered: (False, False),
     e.SlowConsumer: (False, True),
-    e.JournalLocked: (False, True),
+    e.JournalLocked: (True, True),
+    e.JournalRefused: (False, True),
     e.JournalCorrupt: (False, True),
-    e.JournalFull: (False, True),
+    e.JournalFull: (True, True),
+    e.JournalFailed: (False, False),
 }
 
 

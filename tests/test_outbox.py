@@ -12,7 +12,9 @@ from session_tools import EARLIER, PRODUCER
 from resilient_ws.config import Outbox
 from resilient_ws.exceptions import Rejected, RemoteProtocolError, Undelivered
 from resilient_ws.frames import HelloOutbound
-from resilient_ws.outbox import Lane, Unacked, Void
+from resilient_ws.lane import Lane
+from resilient_ws.outbox import Unacked
+from resilient_ws.records import Mark, RestoredLane, Void
 
 
 def unacked(**settings: Any) -> Unacked:
@@ -24,7 +26,7 @@ def filled(*payloads: str | bytes, stream: str = "s", written: int | None = None
     """Make an outbox with these messages, all of them written unless told otherwise."""
     box = unacked(**settings)
     for payload in payloads:
-        box.accept(stream, payload, len(payload))
+        box.accept(stream, payload, len(payload), 0.0)
     lane = box.lane(PRODUCER, stream)
     assert lane is not None
     lane.wrote(len(payloads) if written is None else written, 0.0, "i1")
@@ -41,7 +43,7 @@ def lane_of(box: Unacked, stream: str = "s", producer: str = PRODUCER) -> Lane:
 def test_seqs_begin_at_one_in_every_stream() -> None:
     """Messages are numbered 1, 2, ... per (producer, stream)."""
     box = unacked()
-    assert [box.accept("a", "x", 1), box.accept("b", "x", 1), box.accept("a", b"y", 1)] == [1, 1, 2]
+    assert [box.accept("a", "x", 1, 0.0), box.accept("b", "x", 1, 0.0), box.accept("a", b"y", 1, 0.0)] == [1, 1, 2]
     assert box.lane(PRODUCER, "c") is None
     assert (len(box), box.bytes) == (3, 3)
 
@@ -50,7 +52,7 @@ def test_a_stream_without_anything_unacked_costs_a_step_nothing() -> None:
     """However many streams were sent to, a step looks only at those with something unacked."""
     box = unacked()
     for i in range(1000):
-        box.accept(f"s{i}", "x", 1)
+        box.accept(f"s{i}", "x", 1, 0.0)
         lane_of(box, f"s{i}").wrote(1, 0.0, "i1")
     for i in range(1, 1000):
         box.committed(PRODUCER, f"s{i}", 1)
@@ -72,13 +74,13 @@ def test_so_many_streams_and_no_more_have_something_unacked(monkeypatch: pytest.
     box = unacked()
     for stream in "abc":
         assert not box.is_crowded(stream)
-        box.accept(stream, "x", 1)
+        box.accept(stream, "x", 1, 0.0)
         lane_of(box, stream).wrote(1, 0.0, "i1")
     assert (box.is_crowded("d"), box.is_crowded("a")) == (True, False)
-    assert "on 3 streams" in str(box.full_error(is_crowded=True))
+    assert "on 3 streams" in str(box.full_error(0.0, is_crowded=True))
     box.committed(PRODUCER, "b", 1)
     assert (box.is_crowded("d"), box.is_crowded("b")) == (False, False)
-    box.accept("d", "x", 1)
+    box.accept("d", "x", 1, 0.0)
     assert (box.is_crowded("a"), box.is_crowded("b")) == (False, True)
 
 
@@ -146,9 +148,9 @@ def test_S22_the_bounds_are_a_pair(settings: dict[str, int], sizes: list[int], s
     """Messages and bytes are bounded; one that is larger than the bound fits an empty outbox only."""
     box = unacked(**settings)
     for one in sizes:
-        box.accept("s", "x" * one, one)
+        box.accept("s", "x" * one, one, 0.0)
     assert box.is_full(size) is full
-    assert box.full_error().size == (len(sizes), sum(sizes))
+    assert box.full_error(0.0).size == (len(sizes), sum(sizes))
 
 
 def test_drop_oldest_spares_what_was_written() -> None:
@@ -156,7 +158,7 @@ def test_drop_oldest_spares_what_was_written() -> None:
     box = filled("a", "b", "c", "d", written=2, max_messages=4)
     assert box.drop_oldest(1, is_open=True) == [("s", 3)]
     assert not box.is_full(1)
-    assert box.accept("s", "e", 1) == 5
+    assert box.accept("s", "e", 1, 0.0) == 5
     assert box.drop_oldest(1, is_open=True) == [("s", 4)]
     assert box.drop_oldest(1, is_open=True) == []
     assert lane_of(box).item(3) == Void("dropped")
@@ -168,21 +170,21 @@ def test_drop_oldest_passes_what_was_dropped_before() -> None:
     """A withdrawn message is not dropped twice, and lanes of other streams have their turn."""
     box = unacked(max_messages=3)
     for stream in "aab":
-        box.accept(stream, "x", 1)
+        box.accept(stream, "x", 1, 0.0)
     assert box.drop_oldest(1, is_open=True) == [("a", 1)]
-    box.accept("b", "x", 1)
+    box.accept("b", "x", 1, 0.0)
     assert box.drop_oldest(1, is_open=True) == [("a", 2)]
-    box.accept("b", "x", 1)
+    box.accept("b", "x", 1, 0.0)
     assert box.drop_oldest(1, is_open=True) == [("b", 1)]
 
 
 def test_drop_oldest_passes_what_was_withdrawn_for_another_reason() -> None:
     """A message that is too large already has its fate."""
     box = unacked(max_messages=2, max_bytes=50)
-    box.accept("s", "x" * 9, 9)
+    box.accept("s", "x" * 9, 9, 0.0)
     assert box.withdraw_larger(5) == [("s", 1)]
-    box.accept("s", "b", 1)
-    box.accept("s", "c", 1)
+    box.accept("s", "b", 1, 0.0)
+    box.accept("s", "c", 1, 0.0)
     assert box.drop_oldest(1, is_open=True) == [("s", 2)]
     assert isinstance(box.outcome(PRODUCER, "s", 1), Rejected)
 
@@ -205,7 +207,7 @@ def test_tombstones_of_one_code_share_a_batch() -> None:
     box = unacked(max_messages=80, policy="drop_oldest")
     for _ in range(200):
         box.drop_oldest(1, is_open=True)
-        box.accept("s", "x", 1)
+        box.accept("s", "x", 1, 0.0)
     lane = lane_of(box)
     sizes = [(len(batch.payloads), batch.void) for batch in (lane.batch(seq, 0) for seq in (1, 65, 120, 121))]
     assert sizes == [(64, "dropped"), (56, "dropped"), (1, "dropped"), (64, None)]
@@ -250,9 +252,9 @@ def test_what_was_dropped_before_it_had_a_number_is_rejected(stream: str, seq: i
 def test_rule_11_messages_of_an_earlier_producer_go_first() -> None:
     """A later producer's lane of the same stream waits until the earlier one is acked; other streams do not wait."""
     box = unacked()
-    box.restore(EARLIER, "s", 7, ["old 7", "old 8"])
-    box.accept("s", "new 1", 5)
-    box.accept("t", "new 1", 5)
+    box.restore(RestoredLane(EARLIER, "s", 7, ["old 7", "old 8"]))
+    box.accept("s", "new 1", 5, 0.0)
+    box.accept("t", "new 1", 5, 0.0)
     assert [lane.key for lane in box.writable()] == [(EARLIER, "s"), (PRODUCER, "t")]
     assert box.producers() == (PRODUCER, EARLIER)
     assert box.hello(box.producers()) == (
@@ -269,9 +271,9 @@ def test_rule_11_messages_of_an_earlier_producer_go_first() -> None:
 def test_pending_joins_the_producers_of_a_stream() -> None:
     """What is unacked is told per stream; rejected and withdrawn messages are left out."""
     box = unacked()
-    box.restore(EARLIER, "s", 7, ["a", "b"])
+    box.restore(RestoredLane(EARLIER, "s", 7, ["a", "b"]))
     for _ in range(3):
-        box.accept("s", "x", 1)
+        box.accept("s", "x", 1, 0.0)
     lane_of(box).wrote(3, 0.0, "i1")
     box.reject(PRODUCER, "s", 1, "forbidden", "")
     assert box.pending() == {"s": (2, 8)}
@@ -288,11 +290,11 @@ def test_the_first_write_of_a_message_is_remembered_roughly() -> None:
     lane.wrote(3, 20.0, "i1")
     lane.wrote(4, 30.0, "i2")
     lane.wrote(5, 200.0, "i2")
-    assert lane.oldest_write() == (10.0, "i1")
+    assert lane.oldest_write() == Mark(3, 10.0, "i1")
     lane.settle(3)
-    assert lane.oldest_write() == (30.0, "i2")
+    assert lane.oldest_write() == Mark(4, 30.0, "i2")
     lane.settle(4)
-    assert lane.oldest_write() == (200.0, "i2")
+    assert lane.oldest_write() == Mark(5, 200.0, "i2")
     lane.settle(5)
     assert lane.oldest_write() is None
     assert lane.settle(4) == (0, 0)
@@ -311,7 +313,7 @@ def test_batches_are_bounded(payloads: list[str | bytes], sizes: list[int]) -> N
     """At most 64 messages and about 64 KiB, but at least one message."""
     lane = Lane(PRODUCER, "s")
     for payload in payloads:
-        lane.append(payload)
+        lane.safe = lane.append(payload)
     found, seq = [], 1
     while seq < lane.next:
         batch = lane.batch(seq, 0)
@@ -333,7 +335,7 @@ def test_the_counts_are_true_whatever_happens(steps: list[tuple[str, int]]) -> N
         lane = box.lane(PRODUCER, "s")
         if what == "send":
             payload = "x" * n
-            sent[box.accept("s", payload, n)] = payload
+            sent[box.accept("s", payload, n, 0.0)] = payload
         elif lane is None:
             continue
         elif what == "write":
@@ -363,7 +365,7 @@ def test_S10_what_is_dropped_offline_does_not_stay_in_memory() -> None:
     for i in range(5_000):
         if box.is_full(1):
             assert box.drop_oldest(1, is_open=False) == [("s", i - 9)]
-        box.accept("s", str(i % 10), 1)
+        box.accept("s", str(i % 10), 1, 0.0)
     lane = lane_of(box)
     assert (lane.first, lane.next, len(box), box.bytes) == (4_991, 5_001, 10, 10)
     assert len(lane._items) <= 2 * 1024
@@ -376,7 +378,7 @@ def test_what_was_dropped_offline_behind_written_messages_keeps_its_place() -> N
     """What a connection may have delivered stays in front, so tombstones take the places behind it."""
     box = unacked(max_messages=3)
     for payload in "abc":
-        box.accept("s", payload, 1)
+        box.accept("s", payload, 1, 0.0)
     lane = lane_of(box)
     lane.wrote(1, 0.0, "i1")
     assert box.drop_oldest(1, is_open=False) == [("s", 2)]
@@ -388,7 +390,7 @@ def test_S10_what_was_acked_does_not_stay_in_memory() -> None:
     """The payloads of acked messages go at once, their places after a while, and numbers go on."""
     box = unacked(max_messages=10_000)
     for i in range(5_000):
-        box.accept("s", str(i), 1)
+        box.accept("s", str(i), 1, 0.0)
     lane = lane_of(box)
     lane.wrote(5_000, 0.0, "i1")
     for upto in range(100, 5_000, 100):
@@ -398,12 +400,12 @@ def test_S10_what_was_acked_does_not_stay_in_memory() -> None:
         assert len(lane._items) <= 2 * max(len(lane), 1024)
     box.committed(PRODUCER, "s", 5_000)
     assert (len(box), len(lane), lane._items) == (0, 0, [])
-    assert box.accept("s", "x", 1) == 5_001
+    assert box.accept("s", "x", 1, 0.0) == 5_001
 
 
 def test_a_journal_that_kept_nothing_restores_nothing() -> None:
     """An empty lane of an earlier producer holds nobody up and is in no hello."""
     box = unacked()
-    box.restore("e" * 32, "s", 5, [])
+    box.restore(RestoredLane("e" * 32, "s", 5, []))
     assert list(box.writable()) == []
     assert box.producers() == (PRODUCER,)

@@ -7,12 +7,13 @@ from session_tools import EARLIER, PRODUCER, Rig, session
 from resilient_ws import events as e
 from resilient_ws import frames as f
 from resilient_ws.exceptions import Rejected
+from resilient_ws.records import RestoredLane
 
 
 def restored() -> Rig:
     """Open a session whose journal knew seqs 7 and 8 of the earlier producer."""
     opened = session()
-    opened._core.outbox.restore(EARLIER, "orders", 7, ["seven", "eight"])
+    opened._core.outbox.restore(RestoredLane(EARLIER, "orders", 7, ["seven", "eight"]))
     rig = Rig(opened)
     opened.connect(0.0)
     rig.pump()

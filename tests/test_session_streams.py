@@ -11,6 +11,7 @@ from resilient_ws import events as e
 from resilient_ws import frames as f
 from resilient_ws.config import Capabilities, Inbox, Outbox
 from resilient_ws.exceptions import Rejected, Undelivered
+from resilient_ws.records import RestoredLane
 
 FORBIDDEN = f.Error(code="forbidden", hint="ask for the role 'reader'")
 
@@ -323,7 +324,7 @@ def test_S8_a_welcome_that_commits_what_was_never_written() -> None:
 def test_rule_11_messages_of_an_earlier_producer_go_first() -> None:
     """They keep their numbers, and the first of ours is written when the last of theirs is acked."""
     rig = Rig.new()
-    rig.session._core.outbox.restore(EARLIER, "orders", 7, ["old 7", "old 8"])
+    rig.session._core.outbox.restore(RestoredLane(EARLIER, "orders", 7, ["old 7", "old 8"]))
     rig.send("new 1")
     hello = rig.made()
     assert hello.producers == (PRODUCER, EARLIER)
@@ -339,7 +340,7 @@ def test_rule_11_messages_of_an_earlier_producer_go_first() -> None:
 def test_a_lane_of_a_producer_that_the_hello_did_not_name_waits_for_the_next() -> None:
     """Only what the hello introduced can be said on its connection."""
     rig = Rig.open()
-    rig.session._core.outbox.restore(EARLIER, "orders", 1, ["late"])
+    rig.session._core.outbox.restore(RestoredLane(EARLIER, "orders", 1, ["late"]))
     rig.pump()
     assert rig.all(f.Batch) == []
     rig.resume()

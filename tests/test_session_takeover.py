@@ -7,6 +7,7 @@ from session_tools import FOREIGN, OURS, Rig
 from resilient_ws import events as e
 from resilient_ws import frames as f
 from resilient_ws.exceptions import SessionTakenOver
+from resilient_ws.records import Restored
 from resilient_ws.session import Role, SessionState
 
 BY_FOREIGN, BY_US = f"instance={FOREIGN}", f"instance={OURS}"
@@ -15,7 +16,7 @@ BY_FOREIGN, BY_US = f"instance={FOREIGN}", f"instance={OURS}"
 def test_H13_superseded_by_ourselves_resumes() -> None:
     """Our own newer hello (or an earlier life of ours) outranked the primary: say hello at once."""
     for reason, own in ((BY_US, frozenset[str]()), (BY_FOREIGN, frozenset({FOREIGN}))):
-        rig = Rig.open(instances=own)
+        rig = Rig.open(restored=Restored(instances=own))
         for _ in range(3):
             rig.lose(4409, reason)
             rig.redial()

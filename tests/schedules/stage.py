@@ -15,8 +15,8 @@ from session_tools import session
 
 from resilient_ws import events as e
 from resilient_ws.exceptions import ConnectError, Gap
+from resilient_ws.records import Handled, Identity, Restored
 from resilient_ws.session import Dial, Session, SessionState, Shut, Write
-from resilient_ws.welcome import Identity
 from schedules.judging import Broken
 from schedules.line import CLOSED, Line
 from server_fixture.backplane import BUCKETS, Answer, Append, Entry, Fence, Publish, Request, SessionEntered, Tick
@@ -184,12 +184,21 @@ class Device:
         """Carry out what the session asks for; a dead process asks for nothing."""
         if self not in self.stage.devices:
             return
-        while actions := self.session.actions():
+        while (actions := self.session.actions()) or self._persist():
             for action in actions:
                 self._do(action)
         self.events += self.session.events()
         self.most = max(self.most, self.session._core.inbox.messages)
         self.session.next_deadline()
+
+    def _persist(self) -> bool:
+        """Have the journal written at once, where there is one and something for it."""
+        group = self.session.unwritten
+        is_due = group is not None and bool(group.records)
+        if is_due:
+            self.session.to_persist()
+            self.session.persisted(self.stage.now, durable=True)
+        return is_due
 
     def _do(self, action: Dial | Write | Shut) -> None:
         if isinstance(action, Dial):
@@ -254,14 +263,13 @@ class Stage:
     def restart(self, dead: Device) -> Device:
         """Start a client again from what a journal keeps: identity, instances, and how far each stream was acked."""
         self._born += 1
-        lives = dead.session._core.settings.instances
-        device = Device(self, self._born, dead.identity, {**dead.changes, "instances": lives})
-        for stream, subscription in device.session._core.inbox.subscriptions.items():
-            position = dead.session.position(stream)
-            if position is not None:
-                subscription.start, subscription.passed, subscription.acked = None, position, position
-                subscription.move(position.epoch, position.offset, None)
-        return self._start(device)
+        positions = {stream: dead.session.position(stream) for stream in dead.session._core.inbox.subscriptions}
+        restored = Restored(
+            identity=dead.identity,
+            instances=dead.session._core.settings.instances,
+            positions={stream: Handled(stream, at, None) for stream, at in positions.items() if at is not None},
+        )
+        return self._start(Device(self, self._born, dead.identity, {**dead.changes, "restored": restored}))
 
     def _start(self, device: Device) -> Device:
         self.devices.append(device)

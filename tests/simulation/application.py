@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
-from zlib import crc32
 
 import attrs
 
 from resilient_ws.exceptions import Gap, OutboxFull, Rejected, SessionClosed, SessionLost
 from resilient_ws.frames import PRIVATE, Position
+from resilient_ws.records import Accepted, Void
 from resilient_ws.session import Role, Run, SessionState
-from tests.simulation import journal
 from tests.simulation.journal import Sent
 from tests.simulation.nodes import LARGEST
 
@@ -82,7 +81,7 @@ class Application:
         self.lost_sessions: list[SessionLost] = []
         self.refused: list[Exception] = []
         self.handled: set[tuple[str, str, int]] = set()
-        self.crcs: dict[tuple[str, str, int], int] = {}
+        self.unsure: set[tuple[str, str, int]] = set()
         self._count = 0
         self._taken: dict[int, list[Any]] = {}
         self._idle: set[int] = set()
@@ -122,8 +121,25 @@ class Application:
             return
         if seq:
             self.sends.append(Sent(producer, stream, seq, payload.encode()))
-            if device.journal is not None:
-                device.journal.write(self.sends[-1], is_safe=device.journal.sync == "full")
+            if device.storage is not None:
+                self.unsure.add((producer, stream, seq))
+                device.storage.write()
+
+    def confirm(self, accepted: Accepted) -> None:
+        """``send()`` returns: the journal has these."""
+        for seq in range(accepted.first, accepted.first + len(accepted.payloads)):
+            self.unsure.discard((accepted.producer, accepted.stream, seq))
+
+    def refuse_unsure(self) -> None:
+        """``send()`` raises: there was no room for what the journal does not have yet."""
+        self.sends = [sent for sent in self.sends if (sent.producer, sent.stream, sent.seq) not in self.unsure]
+        self.unsure.clear()
+
+    def remember(self, producer: str, stream: str, kept: dict[int, Any]) -> None:
+        """Know again what an earlier life sent and the journal kept."""
+        for seq, item in sorted(kept.items()):
+            if not isinstance(item, Void):
+                self.sends.append(Sent(producer, stream, seq, item if isinstance(item, bytes) else item.encode()))
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
@@ -187,7 +203,6 @@ class Application:
             for place, payload in enumerate(item.payloads, item.first):
                 data = payload if isinstance(payload, bytes) else payload.encode()
                 self.log[item.stream].append(Delivery(item.epoch, place, data, self.device.world.now))
-                self.crcs[item.stream, item.epoch, place] = crc32(data)
                 if self.plan.is_echo and self.is_sending and item.stream != self.plan.publishes[0]:
                     self.send_one(self.plan.publishes[0])
 
@@ -213,7 +228,7 @@ class Application:
         }
         begun = Begun(passed) if start == "here" else self._asked(stream, start)
         self.begun[stream] = begun
-        if device.journal is not None:
-            device.journal.write(journal.Begun(stream), is_safe=True)
+        if device.storage is not None:
+            device.storage.write_at_once()
         self.log[stream].append(begun)
         device.drive()

@@ -11,14 +11,14 @@ from resilient_ws import events
 from resilient_ws.backoff import superseder
 from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry
 from resilient_ws.config import Wire as WireConfig
-from resilient_ws.frames import Position
 from resilient_ws.losing import FOREIGN_WINDOW
+from resilient_ws.records import Identity, Restored
 from resilient_ws.session import Action, Dial, Session, SessionState, Shut, Write
-from resilient_ws.welcome import Identity
-from tests.simulation import journal
 from tests.simulation.application import Application, Plan
 from tests.simulation.invariants import MOST_AT_ONE_ENDPOINT, check_begun, check_dial, check_in_hand, check_session
+from tests.simulation.journal import Contents, Journal
 from tests.simulation.nodes import TTL, Node
+from tests.simulation.storage import Storage
 from tests.simulation.wires import Network, Wire
 from tests.simulation.world import Broken, latency
 
@@ -42,6 +42,7 @@ class Device:
     Args:
         identity: Whose token it resumes with; None: its journal's, or none.
         before: The life before this one, where a journal kept something of it.
+        copy: An older copy of that journal, which somebody put back.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Device:
         *,
         identity: Identity | None = None,
         before: Device | None = None,
+        copy: Journal | None = None,
     ) -> None:
         self.network = network
         self.world = network.world
@@ -68,19 +70,16 @@ class Device:
         self.indefinite: list[events.IndefiniteResent] = []
         self.heard_at: float | None = None
         self.resumes = 0
-        self._ahead = self.dice.uniform(0.0, 1e6)
+        self.ahead = self.dice.uniform(0.0, 1e6)
         self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._held_back: list[Action] = []
         self._timer_at: float | None = None
-        self._positions: dict[str, Position] = {}
         self._dialled_last = ("", 0)
         self._foreign_at: float | None = None
-        self._generation = 0
-        self._acked: dict[tuple[str, str], int] = {}
-        self.journal = journal.Journal(plan.journal, self.dice) if plan.journal else None
-        self.restored: journal.Restored | None = None
-        if before is not None and before.journal is not None:
-            self.journal, self.restored = before.journal, before.journal.crash()
+        self.storage = Storage(self, Journal(plan.journal, self.dice)) if plan.journal else None
+        self.contents: Contents | None = None
+        if before is not None and before.storage is not None:
+            self.storage = Storage(self, before.storage.journal if copy is None else copy)
+            self.contents = self.storage.journal.crash()
             self.heard_at = before.heard_at
         self.session = self._session(identity)
         self.application = Application(self, plan)
@@ -90,37 +89,40 @@ class Device:
         self.application.begin()
 
     def _session(self, identity: Identity | None) -> Session:
-        plan, restored = self.plan, self.restored
+        plan = self.plan
         instance = f"{self.dice.getrandbits(128):032x}"
-        earlier = frozenset() if restored is None else frozenset(restored.instances)
         session = Session(
-            urls=list(self.nodes), subscribe=journal.starts(restored, plan.subscribes, plan.start), retry=RETRY,
-            failover=FAILOVER, keepalive=KEEPALIVE, outbox=Outbox(max_messages=plan.outbox, policy=plan.policy),
+            urls=list(self.nodes), subscribe=dict.fromkeys(plan.subscribes, plan.start), retry=RETRY,
+            failover=FAILOVER, keepalive=KEEPALIVE,
+            outbox=Outbox(max_messages=plan.outbox, policy=plan.policy, sync=plan.journal or "full"),
             inbox=Inbox(max_messages=8, max_bytes=4000, ack=plan.ack), wire=WIRE, capabilities=CAPABILITIES,
             gaps="raise", instance=instance, producer=f"{self.dice.getrandbits(128):032x}", rng=self.dice,
-            now=self.now, roles=plan.roles, hedge_delay=0.2, instances=earlier,
+            now=self.now, roles=plan.roles, hedge_delay=0.2, restored=self._restored(),
         )  # fmt: skip
-        session._core.identity = identity
-        if restored is not None:
-            journal.restore(session, restored)
-        if self.journal is not None:
-            self.journal.write(journal.Instance(instance), is_safe=True)
+        if identity is not None:
+            session._core.identity = identity
+        if self.storage is not None:
+            self.storage.journal.opened(instance)
         return session
+
+    def _restored(self) -> Restored | None:
+        if self.storage is None:
+            return None
+        contents = self.contents or Contents()
+        return contents.restored(self.storage.journal.instances, self.ahead)
 
     def _remember(self) -> None:
         """What the journal kept is the application's still: unacked messages and positions."""
-        if self.restored is None:
-            return
-        self._generation = 0 if self.restored.identity is None else self.restored.identity.generation
-        for kept in self.restored.unacked.values():
-            self.application.sends.extend(kept)
-        for stream, handled in self.restored.positions.items():
-            self.application.begun[stream].position = handled.position
+        if self.contents is not None:
+            for (producer, stream), rows in self.contents.rows.items():
+                self.application.remember(producer, stream, {seq: row.item for seq, row in rows.items()})
+            for stream, handled in self.contents.positions.items():
+                self.application.begun[stream].position = handled.position
 
     @property
     def now(self) -> float:
         """Its monotonic clock."""
-        return self.world.now + self._ahead
+        return self.world.now + self.ahead
 
     # -- what happens to it -------------------------------------------------------------------------------------------
 
@@ -133,6 +135,8 @@ class Device:
     def crash(self) -> None:
         """SIGKILL."""
         self.is_alive = False
+        if self.storage is not None:
+            self.storage.died()
         for wire in list(self.wires.values()):
             wire.cut(tell_device=False)
 
@@ -143,7 +147,7 @@ class Device:
             self.world.after(seconds, self._wake, seconds if clock_stops else 0.0)
 
     def _wake(self, stopped: float) -> None:
-        self._ahead -= stopped
+        self.ahead -= stopped
         self.is_asleep = False
         waiting, self._waiting = self._waiting, []
         for what, args in waiting:
@@ -190,17 +194,16 @@ class Device:
 
     def drive(self) -> None:
         """Carry out what the session wants, look at what it says, set its timer."""
-        actions = self.session.actions()
-        if self.journal is not None:
-            actions = self._written_down(actions)
-        for action in actions:
+        for action in self.session.actions():
             self._perform(action)
+        if self.storage is not None:
+            self.storage.look()
         self._observe()
         self.application.notice()
         deadline = self.session.next_deadline()
         if deadline is not None and (self._timer_at is None or deadline < self._timer_at):
             self._timer_at = deadline
-            self.world.at(deadline - self._ahead, self._timer, deadline)
+            self.world.at(deadline - self.ahead, self._timer, deadline)
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, Dial):
@@ -209,6 +212,8 @@ class Device:
             self.world.after(delay, self._dialled, action)
         elif isinstance(action, Write):
             wire = self.wires.get(action.conn)
+            if self.storage is not None:
+                self.storage.check(action)
             if wire is not None:
                 wire.to_node(action.items)
             self.world.after(0.001, self._written, action.conn)
@@ -230,46 +235,6 @@ class Device:
             self._timer_at = None
             self.session.handle_timer(self.now)
             self.drive()
-
-    # -- the journal --------------------------------------------------------------------------------------------------
-
-    def _written_down(self, actions: list[Action]) -> list[Action]:
-        """Write what is news into the journal; what follows a new token waits for the disk (rule 16)."""
-        assert self.journal is not None
-        self._write_marks()
-        identity = self.session._core.identity
-        if identity is not None and identity.generation != self._generation:
-            self._generation = identity.generation
-            self.journal.write(identity)
-            self._held_back.extend(actions)
-            self.world.after(self.dice.uniform(0.005, 0.05), self._on_disk, self.journal.length)
-            return []
-        if self._held_back:
-            self._held_back.extend(actions)
-            return []
-        return actions
-
-    def _on_disk(self, length: int) -> None:
-        assert self.journal is not None
-        if self.is_awake(self._on_disk, length):
-            self.journal.synced(length)
-            actions, self._held_back = self._held_back, []
-            for action in actions:
-                self._perform(action)
-
-    def _write_marks(self) -> None:
-        assert self.journal is not None
-        core = self.session._core
-        for lane in core.outbox._lanes.values():
-            if lane.first - 1 > self._acked.get(lane.key, 0):
-                self._acked[lane.key] = lane.first - 1
-                self.journal.write(journal.Acked(lane.producer, lane.stream, lane.first - 1))
-        for stream, subscription in core.inbox.subscriptions.items():
-            position = subscription.acked
-            if subscription.is_active and self._positions.get(stream) != position:
-                self._positions[stream] = position
-                crc = self.application.crcs.get((stream, position.epoch, position.offset))
-                self.journal.write(journal.Handled(stream, position, crc))
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

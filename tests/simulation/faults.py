@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.focused import FOCUSED
 from tests.simulation.focused import KINDS as FOCUSED_KINDS
+from tests.simulation.journal import Journal
 from tests.simulation.nodes import Node
 from tests.simulation.strangers import Stranger
 
@@ -220,6 +221,25 @@ def crash(s: Schedule, dice: random.Random) -> None:
     s.crash(dice.randrange(len(s.devices)))
 
 
+def full_disk(s: Schedule, dice: random.Random) -> None:
+    """A journal finds no room for a while."""
+    device = dice.choice(s.devices)
+    if device.storage is not None and not s.is_healed:
+        device.storage.journal.is_full = True
+        s.world.after(dice.uniform(0.2, 3.0), _make_room, device.storage.journal)
+
+
+def _make_room(journal: Journal) -> None:
+    journal.is_full = False
+
+
+def save_copy(s: Schedule, dice: random.Random) -> None:
+    """Somebody copies a journal, and puts it back some time later."""
+    index = dice.randrange(len(s.devices))
+    s.save_copy(index)
+    s.world.after(dice.uniform(0.5, 4.0), s.restore_copy, index)
+
+
 def sleep(s: Schedule, dice: random.Random) -> None:
     """A client process stands still; its clock may stand still too."""
     dice.choice(s.devices).sleep(dice.uniform(0.3, 7.0), clock_stops=dice.random() < 0.5)
@@ -276,6 +296,7 @@ KINDS: dict[str, Fault] = {
     for fault in (
         cut, stall, one_way, swallow, lost_welcome, slow_dial, kill, kill_all, pause, ghost, drain, store_away,
         node_off_store, lost_answer, new_epochs, trim, tail, tail_failover, session_tail, wipe, clock_jump, crash,
+        full_disk, save_copy,
         sleep, takeover, takeover_undone, stranger, orphan, drain_tail, revoke, finish, publish_private, resubscribe,
         nothing,
     )
@@ -284,7 +305,7 @@ KINDS: dict[str, Fault] = {
 
 RARE = (
     "takeover", "takeover_undone", "stranger", "orphan", "drain_tail", "session_tail", "wipe", "tail", "tail_failover",
-    "revoke", "nothing",
+    "revoke", "nothing", "full_disk", "save_copy",
 )  # fmt: skip
 """Not in the usual mix: what they excuse would hide what else is wrong."""
 
@@ -300,7 +321,7 @@ MIXES: dict[str, tuple[str, ...]] = {
     "epoch": ("new_epochs", "trim", "cut", "tail_failover", "wipe"),
     "tail": ("tail", "tail", "cut", "lost_answer", "trim"),
     "toggle": ("resubscribe", "resubscribe", "cut", "drain", "lost_welcome"),
-    "journal": ("crash", "crash", "cut", "lost_answer", "kill", "takeover"),
+    "journal": ("crash", "crash", "cut", "lost_answer", "kill", "takeover", "full_disk"),
     "idle": ("nothing", "cut"),
     "orphan": ("orphan", "cut"),
     "twins": ("takeover_undone", "nothing"),

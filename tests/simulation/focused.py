@@ -120,7 +120,7 @@ def revenant(s: Schedule, dice: random.Random) -> None:
     """A hello that a program said before it died arrives just when its next life has been welcomed."""
     index = dice.randrange(len(s.devices))
     device = s.devices[index]
-    if device.is_alive and device.journal is not None and device.session.state is SessionState.LIVE:
+    if device.is_alive and device.storage is not None and device.session.state is SessionState.LIVE:
         for wire in list(device.wires.values()):
             wire.cut()
         _hold_hello(s, index, device)
@@ -237,7 +237,16 @@ def _hedging(dice: random.Random) -> list[Plan]:
     return [attrs.evolve(SPOKEN, roles=HEDGING), Plan(subscribes=("a", "b"), roles=HEDGING)]
 
 
+def _copied(dice: random.Random) -> list[Plan]:
+    """Programs whose journals are files that somebody may copy."""
+    sync = dice.choice(SYNCS)
+    spoken = attrs.evolve(SPOKEN, journal=sync)
+    return [spoken, Plan(subscribes=("a", "b"), journal=sync), spoken]
+
+
 FOCUSED: dict[str, Focus] = {
+    "copies": Focus(kinds=("save_copy", "save_copy", "cut", "kill"), cast=_copied, faults=(3, 8)),
+    "full": Focus(kinds=("full_disk", "full_disk", "crash", "cut", "lost_answer"), cast=_restarting, faults=(6, 14)),
     "restart": Focus(kinds=("crash", "crash", "store_away", "kill_all", "lost_answer"), cast=_restarting),
     "restart_tail": Focus(kinds=("tail", "trim", "crash", "stall"), cast=_restarting, faults=(8, 16)),
     "revenant": Focus(kinds=("revenant", "cut"), cast=_restarting),

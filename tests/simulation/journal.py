@@ -1,18 +1,34 @@
 """
-A journal as the protocol sees one (rules 11, 16): what a client wrote down, what of it a crash leaves, and the Session
-that is made of that. Files never live here; a disk is a number of records that are safe.
+A disk as the protocol sees one (rules 11, 16): transactions in order, what of them a power loss leaves, and what a
+restart reads out of that. Files never live here; the records are the product's own.
 """
 
 from __future__ import annotations
 
 import random
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import attrs
 
-from resilient_ws.frames import Position, Start
-from resilient_ws.session import Session
-from resilient_ws.welcome import Identity
+from resilient_ws.frames import Payload
+from resilient_ws.records import (
+    Accepted,
+    Forgotten,
+    Handled,
+    Identity,
+    Mark,
+    Record,
+    Restored,
+    RestoredLane,
+    SessionOver,
+    Settled,
+    Void,
+    Welcomed,
+    Withdrawn,
+)
+
+Key = tuple[str, str]
 
 
 @attrs.frozen
@@ -25,124 +41,128 @@ class Sent:
     payload: bytes
 
 
-@attrs.frozen
-class Acked:
-    """Everything of a (producer, stream) up to ``seq`` needs no resend."""
+@attrs.define
+class Row:
+    """A message as it lies on the disk."""
 
-    producer: str
-    stream: str
-    seq: int
-
-
-@attrs.frozen
-class Handled:
-    """The user has handled a stream up to here; ``crc`` of that message where it is known."""
-
-    stream: str
-    position: Position
-    crc: int | None
-
-
-@attrs.frozen
-class Begun:
-    """A stream was asked for anew: what was handled of it before says nothing of where it is now."""
-
-    stream: str
-
-
-@attrs.frozen
-class Instance:
-    """A life of this journal's program."""
-
-    instance: str
+    item: Payload | Void
+    at: float
+    welcome: int
 
 
 @attrs.define
-class Restored:
-    """What a restart knows."""
+class Contents:
+    """What the transactions add up to; times are the world's."""
 
     identity: Identity | None = None
-    instances: set[str] = attrs.field(factory=set)
     positions: dict[str, Handled] = attrs.field(factory=dict)
-    unacked: dict[tuple[str, str], list[Sent]] = attrs.field(factory=dict)
-    acked: dict[tuple[str, str], int] = attrs.field(factory=dict)
+    rows: dict[Key, dict[int, Row]] = attrs.field(factory=dict)
+    settled: dict[Key, int] = attrs.field(factory=dict)
+    welcomes: dict[int, Welcomed] = attrs.field(factory=dict)
 
-    def take(self, record: Any) -> None:
+    def take(self, record: Record) -> None:
         """Read one record."""
-        if isinstance(record, Identity):
-            self.identity = record
-        elif isinstance(record, Instance):
-            self.instances.add(record.instance)
-        elif isinstance(record, Begun):
-            self.positions.pop(record.stream, None)
+        if isinstance(record, Accepted):
+            rows = self.rows.setdefault((record.producer, record.stream), {})
+            for seq, payload in enumerate(record.payloads, record.first):
+                rows[seq] = Row(payload, record.at, record.welcome)
+        elif isinstance(record, Settled):
+            key = (record.producer, record.stream)
+            self.settled[key] = record.seq
+            self.rows[key] = {seq: row for seq, row in self.rows.get(key, {}).items() if seq > record.seq}
+        elif isinstance(record, Withdrawn):
+            for seq in record.seqs:
+                self.rows[record.producer, record.stream][seq].item = Void(record.code)
         elif isinstance(record, Handled):
             self.positions[record.stream] = record
-        elif isinstance(record, Sent):
-            self.unacked.setdefault((record.producer, record.stream), []).append(record)
+        elif isinstance(record, Forgotten):
+            self.positions.pop(record.stream, None)
+        elif isinstance(record, Welcomed):
+            self.welcomes[record.number] = record
+            self.identity = record.identity
         else:
-            key = (record.producer, record.stream)
-            self.acked[key] = record.seq
-            self.unacked[key] = [sent for sent in self.unacked.get(key, []) if sent.seq > record.seq]
+            assert isinstance(record, SessionOver)
+            self.identity = None
+
+    def restored(self, instances: frozenset[str], ahead: float) -> Restored:
+        """Return what a restart knows, in the time of a clock that is so far ahead of the world's."""
+        return Restored(
+            identity=self.identity,
+            instances=instances,
+            positions=dict(self.positions),
+            lanes=tuple(self._lane(key, rows, ahead) for key, rows in self.rows.items() if rows),
+            welcomes=max(self.welcomes, default=0),
+        )
+
+    def _lane(self, key: Key, rows: dict[int, Row], ahead: float) -> RestoredLane:
+        marks: list[Mark] = []
+        for seq, row in sorted(rows.items()):
+            first = self.welcomes.get(row.welcome)
+            if first is not None:
+                marks.append(Mark(seq, max(first.at, row.at) + ahead, first.incarnation))
+        return RestoredLane(
+            *key,
+            self.settled.get(key, 0) + 1,
+            [rows[seq].item for seq in sorted(rows)],
+            tuple((seq, row.at + ahead) for seq, row in sorted(rows.items())),
+            tuple(marks),
+        )
 
 
 class Journal:
     """
-    Records in order, and how many of them survive whatever happens.
+    Transactions in order, and how many of them survive whatever happens.
 
     Args:
-        sync: ``full``: a send is safe before it returns; ``normal``: it is with the next token.
-        dice: What a crash leaves of the rest.
+        sync: ``full``: a send is safe before it returns; ``normal``: soon after.
+        dice: What a power loss leaves of the rest.
+
+    Attributes:
+        is_full: There is no room on the disk.
     """
 
     def __init__(self, sync: Literal["full", "normal"], dice: random.Random) -> None:
         self.sync = sync
+        self.is_full = False
         self._dice = dice
-        self._records: list[Any] = []
+        self._transactions: list[tuple[Record, ...]] = []
         self._safe = 0
+        self._instances: list[str] = []
 
-    def write(self, record: Any, *, is_safe: bool = False) -> None:
-        """Write a record; it may be lost by a crash unless it is safe, which makes all before it safe too."""
-        self._records.append(record)
-        if is_safe:
-            self.synced(len(self._records))
+    def write(self, records: Sequence[Record], ahead: float, *, durable: bool) -> None:
+        """Write a transaction; it may be lost by a power loss unless it is durable, which makes all before it so."""
+        self._transactions.append(tuple(_in_world_time(record, ahead) for record in records))
+        if durable:
+            self._safe = len(self._transactions)
+
+    def opened(self, instance: str) -> None:
+        """Note a life of this journal's program; an opening is durable."""
+        self._instances.append(instance)
+        self._safe = len(self._transactions)
+
+    def crash(self) -> Contents:
+        """Lose a part of what was not safe: what is left is a prefix. Return what that says."""
+        del self._transactions[self._dice.randint(self._safe, len(self._transactions)) :]
+        self._safe = len(self._transactions)
+        contents = Contents()
+        for records in self._transactions:
+            for record in records:
+                contents.take(record)
+        return contents
 
     @property
-    def length(self) -> int:
-        return len(self._records)
+    def instances(self) -> frozenset[str]:
+        return frozenset(self._instances)
 
-    def synced(self, length: int) -> None:
-        """The disk has the first ``length`` records."""
-        self._safe = max(self._safe, min(length, len(self._records)))
-
-    def crash(self) -> Restored:
-        """Lose a part of what was not safe: what is left is a prefix. Return what that says."""
-        del self._records[self._dice.randint(self._safe, len(self._records)) :]
-        self._safe = len(self._records)
-        restored = Restored()
-        for record in self._records:
-            restored.take(record)
-        return restored
+    def copy(self) -> Journal:
+        """Return what somebody saved who copied the file."""
+        copied = Journal(self.sync, self._dice)
+        copied._transactions, copied._safe = list(self._transactions), self._safe
+        copied._instances = list(self._instances)
+        return copied
 
 
-def starts(restored: Restored | None, subscribes: tuple[str, ...], start: Start) -> dict[str, Start]:
-    """Say where each stream begins: where the journal was, else at ``start``."""
-    found: dict[str, Start] = {}
-    for stream in subscribes:
-        kept = None if restored is None else restored.positions.get(stream)
-        found[stream] = start if kept is None else kept.position
-    return found
-
-
-def restore(session: Session, restored: Restored) -> None:
-    """Put a new session where the journal was: token, unacked messages under their old numbers, positions."""
-    core = session._core
-    core.identity = restored.identity
-    for (producer, stream), kept in restored.unacked.items():
-        first = restored.acked.get((producer, stream), 0) + 1
-        core.outbox.restore(producer, stream, first, [sent.payload.decode() for sent in kept])
-    for stream, handled in restored.positions.items():
-        subscription = core.inbox.subscriptions.get(stream)
-        if subscription is not None:
-            subscription.start = None
-            subscription.move(handled.position.epoch, handled.position.offset, handled.crc)
-            subscription.passed = subscription.acked = handled.position
+def _in_world_time(record: Record, ahead: float) -> Record:
+    if isinstance(record, Accepted):
+        return attrs.evolve(record, payloads=list(record.payloads), at=record.at - ahead)
+    return attrs.evolve(record, at=record.at - ahead) if isinstance(record, Welcomed) else record

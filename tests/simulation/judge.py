@@ -140,8 +140,8 @@ def _journals(s: Schedule) -> list[str]:
     """S13: a journal covers nothing that the user had not handled, and what was safe is there after a crash."""
     found: list[str] = []
     for before, after in s.restarts:
-        restored = after.restored
-        if restored is None:
+        restored = after.contents
+        if restored is None or s.had_copies:  # a copy may be from several lives before
             continue
         for stream, kept in restored.positions.items():
             found += [
@@ -157,7 +157,8 @@ def _journals(s: Schedule) -> list[str]:
                 f"S13 {before.name}: {sent.payload[:30]!r} was safe and is gone"
                 for sent in before.application.sends
                 if sent.payload not in kept_payloads
-                and restored.acked.get((sent.producer, sent.stream), 0) < sent.seq
+                and (sent.producer, sent.stream, sent.seq) not in before.application.unsure
+                and restored.settled.get((sent.producer, sent.stream), 0) < sent.seq
             ]
     return found
 

@@ -15,6 +15,7 @@ from resilient_ws.session import SessionState
 from server_fixture.backplane import Entry, Publish
 from tests.simulation.devices import Device
 from tests.simulation.faults import KINDS
+from tests.simulation.journal import Journal
 from tests.simulation.judge import judge
 from tests.simulation.nodes import Node
 from tests.simulation.script import Planned, Script
@@ -57,7 +58,8 @@ class Schedule:
         self.has_new_epochs = False
         self.has_lost_tails = False
         self.may_lose_sessions = False
-        self.was_taken_over = False
+        self.was_taken_over = self.had_copies = False
+        self.copies: dict[str, Journal] = {}
         self.forgotten: set[str] = set()
         self.revoked: set[str] = set()
         self.dead: list[Device] = []
@@ -81,23 +83,38 @@ class Schedule:
 
     # -- faults that need the cast ------------------------------------------------------------------------------------
 
-    def _again(self, device: Device, *, before: Device | None = None, is_double: bool = False) -> Device:
+    def _again(
+        self, device: Device, *, before: Device | None = None, is_double: bool = False, copy: Journal | None = None
+    ) -> Device:
         """Start another process like this one."""
         root = device.name.split(".")[0]
         self._lives[root] = self._lives.get(root, 1) + 1
         identity = device.session._core.identity if is_double else None
         plan = attrs.evolve(device.plan, journal="") if is_double else device.plan
         name = f"{root}.{self._lives[root]}"
-        return Device(self.network, self.nodes, name, plan, identity=identity, before=before)
+        return Device(self.network, self.nodes, name, plan, identity=identity, before=before, copy=copy)
 
-    def crash(self, index: int) -> None:
+    def crash(self, index: int, copy: Journal | None = None) -> None:
         device = self.devices[index]
         if device.session.state is SessionState.ENDED:
             return
         device.crash()
         self.dead.append(device)
-        self.devices[index] = self._again(device, before=device)
+        self.devices[index] = self._again(device, before=device, copy=copy)
         self.restarts.append((device, self.devices[index]))
+
+    def save_copy(self, index: int) -> None:
+        """Somebody copies the file of a journal."""
+        device = self.devices[index]
+        if device.storage is not None:
+            self.copies[device.name.split(".")[0]] = device.storage.journal.copy()
+
+    def restore_copy(self, index: int) -> None:
+        """A process dies, and somebody puts the copy of its journal back; its token may be outranked by now."""
+        copy = self.copies.get(self.devices[index].name.split(".")[0])
+        if copy is not None:
+            self.had_copies = self.may_lose_sessions = self.was_taken_over = True
+            self.crash(index, copy.copy())
 
     def take_over(self, index: int) -> None:
         device = self.devices[index]
@@ -189,6 +206,8 @@ class Schedule:
             wire.up.heal()
             wire.down.heal()
         for device in self.devices:
+            if device.storage is not None:
+                device.storage.journal.is_full = False
             device.application.is_sending = False
             self.resumes_at_heal[device.name] = device.resumes
 
@@ -198,6 +217,8 @@ class Schedule:
             session = device.session
             if session.state is SessionState.ENDED:
                 continue
+            if device.application.unsure:
+                return False
             if device.is_asleep or not session.connected or session.has_items or not session.is_flushed:
                 return False
             if not all(self._is_level(device, stream) for stream in device.plan.subscribes):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from resilient_ws.frames import Credit, Hello, Welcome
-from resilient_ws.welcome import Identity
+from resilient_ws.records import Identity
 from tests.simulation.nodes import STRANGER, Node
 from tests.simulation.wires import Network, Wire
 from tests.simulation.world import Broken

@@ -14,18 +14,15 @@ from resilient_ws import losing
 from resilient_ws.backoff import Treatment, superseder
 from resilient_ws.conversation import Conversation
 from resilient_ws.exceptions import SessionTakenOver
-from tests.simulation.journal import Instance, Restored
+from tests.simulation.journal import Contents
 from tests.simulation.mutants.arrivals import client_without_ids, hello_without_acks, no_ack_again
 from tests.simulation.mutants.mutant import Mutant, replaced, together
 from tests.simulation.mutants.node import node_without_ids
 
 
 def _forgets_instances(original: Any) -> Any:
-    def take(self: Restored, record: Any) -> None:
-        if not isinstance(record, Instance):
-            original(self, record)
-
-    return take
+    """A restart does not know the ids under which the program lived before."""
+    return lambda self, instances, ahead: original(self, frozenset(), ahead)
 
 
 def _foreign_is_fatal() -> Any:
@@ -44,7 +41,7 @@ def _foreign_is_fatal() -> Any:
 MUTANTS = {
     "no_subscription_ids": Mutant("12", "toggles", together(client_without_ids, node_without_ids)),
     "journal_forgets_instances": Mutant("4, 16", "revenant", together(
-        replaced(Restored, "take", _forgets_instances), _foreign_is_fatal)),
+        replaced(Contents, "restored", _forgets_instances), _foreign_is_fatal)),
     # No message is swallowed in this mix, so that pings without acks alone do no harm either.
     "hello_is_no_ack": Mutant("9", "parting", together(hello_without_acks, no_ack_again)),
 }  # fmt: skip

@@ -9,11 +9,8 @@ from resilient_ws import frames, hearing
 from resilient_ws.conversation import Conversation
 from resilient_ws.frames import size_of
 from resilient_ws.outbox import Unacked
-from resilient_ws.session import Session
+from resilient_ws.records import RestoredLane, Void
 from resilient_ws.subscription import Subscription
-from tests.simulation import journal
-from tests.simulation.devices import Device
-from tests.simulation.journal import Restored, Sent
 from tests.simulation.mutants.mutant import Mutant, replaced, together
 
 
@@ -35,15 +32,9 @@ def _seq_per_session() -> Any:
 def _continues_producer(original: Any) -> Any:
     """What is new goes on under the producer of the last life, from the seq on that the journal knows."""
 
-    def restore(session: Session, restored: Restored) -> None:
-        original(session, restored)
-        outbox = session._core.outbox
-        known = dict.fromkeys([*restored.acked, *restored.unacked])
-        for producer, stream in known:
-            if outbox.lane(producer, stream) is None:
-                outbox.restore(producer, stream, restored.acked.get((producer, stream), 0) + 1, [])
-        if known:
-            outbox.producer = next(reversed(known))[0]
+    def restore(self: Unacked, kept: RestoredLane) -> None:
+        original(self, kept)
+        self.producer = kept.producer
 
     return restore
 
@@ -51,34 +42,38 @@ def _continues_producer(original: Any) -> Any:
 def _renumbers(original: Any) -> Any:
     """What was kept is sent under the new life's producer."""
 
-    def restore(session: Session, restored: Restored) -> None:
-        outbox = session._core.outbox
-        kept, restored.unacked = restored.unacked, {}
-        for (_, stream), sent in kept.items():
-            for one in sent:
-                seq = outbox.accept(stream, one.payload.decode(), size_of(one.payload))
-                again = Sent(outbox.producer, stream, seq, one.payload)
-                restored.unacked.setdefault((outbox.producer, stream), []).append(again)
-        found, restored.unacked = restored.unacked, {}
-        original(session, restored)
-        restored.unacked = found
+    def restore(self: Unacked, kept: RestoredLane) -> None:
+        for item in kept.items:
+            if not isinstance(item, Void):
+                self.accept(kept.stream, item, size_of(item), 0.0)
+                lane = self.lane(self.producer, kept.stream)
+                assert lane is not None
+                lane.safe = lane.next - 1
 
     return restore
 
 
-def _ready_before_disk(original: Any) -> Any:
+def _ready_before_disk() -> Any:
     """A token is written like anything else, and ``ready`` does not wait for the disk."""
+    original = hearing.HANDLERS[frames.Welcome]
 
-    def written_down(self: Device, actions: list[Any]) -> list[Any]:
-        assert self.journal is not None
-        self._write_marks()
-        identity = self.session._core.identity
-        if identity is not None and identity.generation != self._generation:
-            self._generation = identity.generation
-            self.journal.write(identity)
-        return actions
+    def on_welcome(core: Conversation, connection: Any, welcome: frames.Welcome, now: float) -> None:
+        original(core, connection, welcome, now)
+        held, connection.held_back = connection.held_back, None
+        core.write(connection, held or [])
 
-    return written_down
+    return patch.dict(hearing.HANDLERS, {frames.Welcome: on_welcome})
+
+
+def _sent_before_disk(original: Any) -> Any:
+    """A message may go out as soon as it has a number."""
+
+    def accept(self: Unacked, stream: str, *args: Any, **rest: Any) -> int:
+        seq: int = original(self, stream, *args, **rest)
+        self._lanes[self.producer, stream].safe = seq
+        return seq
+
+    return accept
 
 
 def _taken_is_handled(original: Any) -> Any:
@@ -130,9 +125,10 @@ def _outcome_of_any(original: Any) -> Any:
 
 MUTANTS = {
     "seq_per_session": Mutant("2, 15", "pair", _seq_per_session),
-    "journal_continues_producer": Mutant("2", "journal", replaced(journal, "restore", _continues_producer)),
-    "journal_renumbers": Mutant("2", "journal", replaced(journal, "restore", _renumbers)),
-    "ready_before_disk": Mutant("5, 16", "journal", replaced(Device, "_written_down", _ready_before_disk)),
+    "journal_continues_producer": Mutant("2", "journal", replaced(Unacked, "restore", _continues_producer)),
+    "journal_renumbers": Mutant("2", "journal", replaced(Unacked, "restore", _renumbers)),
+    "ready_before_disk": Mutant("5, 16", "journal", _ready_before_disk),
+    "sent_before_disk": Mutant("16", "journal", replaced(Unacked, "accept", _sent_before_disk)),
     "taken_is_handled": Mutant("9, 16", "journal", replaced(Subscription, "taken", _taken_is_handled)),
     "later_producer_not_waiting": Mutant("11", "restart", replaced(Unacked, "writable", _all_at_once)),
     "producer_per_connection": Mutant("2, 11", "store", together(
