@@ -137,9 +137,6 @@ class Client:
         self._receivers = Receivers(**parts)
         self._sender = Sender(**parts, is_only_receiver=self._receivers.is_only_mine)
 
-    def _deadline(self, timeout: float | None) -> float | None:
-        return None if timeout is None else self._performer.clock() + timeout
-
     # -- receiving ----------------------------------------------------------------------------------------------------
 
     def recv(self, timeout: float | None = None) -> Message:
@@ -251,7 +248,7 @@ class Client:
                 raise self._end_error()
             return found != "pending"
 
-        if not self._driver.pump(is_answered, self._deadline(timeout)):
+        if not self._driver.pump(is_answered, self._driver.deadline(timeout)):
             raise TimeoutError(f"{stream!r}: no answer yet; it is asked for until unsubscribe(){self._session.trouble}")
 
     def unsubscribe(self, stream: str) -> None:
@@ -311,7 +308,7 @@ class Client:
             return
         if flush_timeout > 0 and not self._is_closed:
             session = self._session
-            driver.pump(lambda now: session.is_flushed or performer.has_ended, self._deadline(flush_timeout))
+            driver.pump(lambda now: session.is_flushed or performer.has_ended, driver.deadline(flush_timeout))
         self._is_closed = self._receivers.is_closed = self._sender.is_closed = True
         # A journal's session goes on in the next Client that opens it; without one nobody else has the token.
         if driver.end(end=is_end or self._persister is None):

@@ -86,6 +86,10 @@ class Driver:
         self.performer.perform()
         self._keeper.ask(self, now + USER_IDLE)
 
+    def deadline(self, timeout: float | None) -> float | None:
+        """Return when so many seconds from now are over, None where that is never."""
+        return None if timeout is None else self.performer.clock() + timeout
+
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def pump(self, ready: Callable[[float], bool], deadline: float | None) -> bool:

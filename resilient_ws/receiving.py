@@ -211,7 +211,7 @@ class Receivers:
         receiver = self.mine()
         receiver.in_hand = []
         self._keep_place()
-        deadline = None if timeout is None else self.driver.performer.clock() + timeout
+        deadline = self.driver.deadline(timeout)
         while True:
             message = self._next(receiver, owner, 1, deadline)
             if message is not None:
@@ -223,7 +223,7 @@ class Receivers:
         receiver = self.mine()
         receiver.in_hand = []
         self._keep_place()
-        deadline = None if timeout is None else self.driver.performer.clock() + timeout
+        deadline = self.driver.deadline(timeout)
         found: list[Message] = []
         while not found or (len(found) < limit and receiver.ahead and isinstance(receiver.ahead[0], Message)):
             try:

@@ -74,7 +74,7 @@ class Sender:
         """Wait until everything that was sent so far is committed (see ``Client.flush``)."""
         performer = self.driver.performer
         session = performer.session
-        deadline = self._deadline(timeout)
+        deadline = self.driver.deadline(timeout)
         with performer.look():
             accepted = session.accepted()  # what other threads send meanwhile is not waited for
         if not self.driver.pump(lambda now: session.has_settled(accepted) or performer.has_ended, deadline):
@@ -92,7 +92,7 @@ class Sender:
             if not performer.has_ended:
                 performer.session.drain(now)
         performer.perform()
-        if not self.driver.pump(lambda now: performer.has_ended, self._deadline(timeout)):
+        if not self.driver.pump(lambda now: performer.has_ended, self.driver.deadline(timeout)):
             session = performer.session
             raise TimeoutError(f"{session.outbox_size[0]} messages have no ack yet{session.trouble}")
         self.raise_undelivered()
@@ -100,11 +100,8 @@ class Sender:
     def wait_for(self, receipt: Receipt, timeout: float | None) -> None:
         """Wait for the outcome of a message (see ``Receipt.result``)."""
         session, of = self.driver.performer.session, (receipt.producer, receipt.stream, receipt.seq)
-        if not self.driver.pump(lambda now: session.outcome(*of) is not False, self._deadline(timeout)):
+        if not self.driver.pump(lambda now: session.outcome(*of) is not False, self.driver.deadline(timeout)):
             raise TimeoutError(f"{receipt!r} has no ack yet; it is on its way{session.trouble}")
-
-    def _deadline(self, timeout: float | None) -> float | None:
-        return None if timeout is None else self.driver.performer.clock() + timeout
 
     def raise_undelivered(self) -> None:
         """Raise Undelivered where something has no ack."""
