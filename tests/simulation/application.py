@@ -82,6 +82,7 @@ class Application:
         self.refused: list[Exception] = []
         self.handled: set[tuple[str, str, int]] = set()
         self.unsure: set[tuple[str, str, int]] = set()
+        self.no_room: list[bytes] = []
         self._count = 0
         self._taken: dict[int, list[Any]] = {}
         self._idle: set[int] = set()
@@ -132,7 +133,9 @@ class Application:
 
     def refuse_unsure(self) -> None:
         """``send()`` raises: there was no room for what the journal does not have yet."""
-        self.sends = [sent for sent in self.sends if (sent.producer, sent.stream, sent.seq) not in self.unsure]
+        is_refused = lambda sent: (sent.producer, sent.stream, sent.seq) in self.unsure  # noqa: E731
+        self.no_room += [sent.payload for sent in self.sends if is_refused(sent)]
+        self.sends = [sent for sent in self.sends if not is_refused(sent)]
         self.unsure.clear()
 
     def remember(self, producer: str, stream: str, kept: dict[int, Any]) -> None:

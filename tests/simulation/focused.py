@@ -245,6 +245,7 @@ def _copied(dice: random.Random) -> list[Plan]:
 
 
 FOCUSED: dict[str, Focus] = {
+    "rewind": Focus(kinds=("resubscribe", "resubscribe", "crash", "cut"), cast=_restarting, faults=(6, 14)),
     "copies": Focus(kinds=("save_copy", "save_copy", "cut", "kill"), cast=_copied, faults=(3, 8)),
     "full": Focus(kinds=("full_disk", "full_disk", "crash", "cut", "lost_answer"), cast=_restarting, faults=(6, 14)),
     "restart": Focus(kinds=("crash", "crash", "store_away", "kill_all", "lost_answer"), cast=_restarting),

@@ -45,6 +45,9 @@ def check_session(session: Session) -> None:
             passed.epoch == subscription.epoch and passed.offset > subscription.offset
         ):
             raise Broken(f"S13 {subscription.stream}: acked {acked}, passed {passed}, held {subscription.offset}")
+        told = subscription.told
+        if told.epoch == acked.epoch and told.offset > acked.offset:
+            raise Broken(f"S13 {subscription.stream}: told {told}, acked {acked}")
 
 
 def check_in_hand(session: Session, in_hand: Iterable[Run]) -> None:

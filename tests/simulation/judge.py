@@ -42,7 +42,7 @@ def judge(s: Schedule) -> list[str]:
             found.append(f"S7 {device.name}: {device.unfair_losses[0]} although nothing took it away")
     for device in s.devices:
         found += _alive(s, device)
-    return found + _journals(s) + _kept(s)
+    return found + _journals(s) + _refused(s, stored) + _kept(s)
 
 
 def _outbound(s: Schedule, device: Device, stored: Counter[bytes], place: dict[bytes, int]) -> list[str]:
@@ -158,9 +158,20 @@ def _journals(s: Schedule) -> list[str]:
                 for sent in before.application.sends
                 if sent.payload not in kept_payloads
                 and (sent.producer, sent.stream, sent.seq) not in before.application.unsure
+                and not isinstance(before.session.outcome(sent.producer, sent.stream, sent.seq), Exception)
                 and restored.settled.get((sent.producer, sent.stream), 0) < sent.seq
             ]
     return found
+
+
+def _refused(s: Schedule, stored: Counter[bytes]) -> list[str]:
+    """S13: what ``send()`` refused for want of room is nowhere."""
+    return [
+        f"S13 {device.name}: {payload[:30]!r} was refused and is stored"
+        for device in [*s.devices, *s.dead]
+        for payload in device.application.no_room
+        if stored[payload]
+    ]
 
 
 def _since_begun(device: Device, stream: str) -> list[Delivery]:

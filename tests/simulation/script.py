@@ -75,7 +75,7 @@ def _plans(dice: random.Random, mix: str) -> list[Plan]:
     plans = [
         Plan(
             publishes=("a", "b"), subscribes=("a",), roles=roles, start=dice.choice(("now", "earliest")),
-            outbox=outbox, policy=policy, journal="" if policy.startswith("drop") else journal,
+            outbox=outbox, policy=policy, journal=journal,
         ),
         Plan(
             subscribes=("a", "b", PRIVATE), receivers=dice.choice((1, 2)), ack=dice.choice(("auto", "manual")),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from resilient_ws.frames import Batch, Ready
-from resilient_ws.records import Accepted, Record, Welcomed
+from resilient_ws.frames import AckedMark, Batch, Ready
+from resilient_ws.records import Accepted, Handled, Record, Welcomed
 from resilient_ws.session import Write
 from tests.simulation.journal import Journal
 from tests.simulation.world import Broken
@@ -39,6 +39,8 @@ class Storage:
     _safe: dict[tuple[str, str], int] = attrs.field(factory=dict)
     _written_generation: int = 0
     _generation: int = 0
+    _written_places: dict[str, tuple[str, int]] = attrs.field(factory=dict)
+    _places: dict[str, tuple[str, int]] = attrs.field(factory=dict)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -83,9 +85,20 @@ class Storage:
                 device.application.confirm(record)
             elif isinstance(record, Welcomed):
                 self._written_generation = record.identity.generation
+            elif isinstance(record, Handled):
+                self._written_places[record.stream] = (record.position.epoch, record.position.offset)
         if durable:
             self._generation = self._written_generation
+            self._places = dict(self._written_places)
         device.session.persisted(device.now, durable=durable)
+
+    def _check_acked(self, marks: tuple[AckedMark, ...]) -> None:
+        for mark in marks:
+            kept = self._places.get(mark.stream, ("", 0))
+            begun = self.device.application.begun[mark.stream].position
+            is_start = begun is not None and begun.epoch == mark.epoch and mark.offset <= begun.offset
+            if not is_start and (kept[0] != mark.epoch or kept[1] < mark.offset):
+                raise Broken(f"S13 {self.device.name}: {mark} goes out, its journal has {kept}")
 
     def died(self) -> None:
         """What was on its way to the disk may have reached it."""
@@ -105,6 +118,7 @@ class Storage:
         if connection is None or connection.hello is None:
             return
         for item in action.items:
+            self._check_acked(getattr(item, "acked", ()))
             if isinstance(item, Ready) and item.generation > self._generation:
                 raise Broken(f"S13 {self.device.name}: ready {item.generation}, its journal has {self._generation}")
             if isinstance(item, Batch) and item.first is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import patch
 
-from resilient_ws import frames, hearing
+from resilient_ws import frames, hearing, journalling
 from resilient_ws.conversation import Conversation
 from resilient_ws.frames import size_of
+from resilient_ws.inbox import Arrivals
+from resilient_ws.ledger import Ledger
 from resilient_ws.outbox import Unacked
-from resilient_ws.records import RestoredLane, Void
+from resilient_ws.records import Forgotten, Handled, RestoredLane, Void, Welcomed, Withdrawn
 from resilient_ws.subscription import Subscription
 from tests.simulation.mutants.mutant import Mutant, replaced, together
 
@@ -76,6 +78,74 @@ def _sent_before_disk(original: Any) -> Any:
     return accept
 
 
+def _told_before_disk(original: Any) -> Any:
+    """What is handled is told to the server at once, although the journal may lose it."""
+
+    def note(self: Arrivals, subscription: Subscription) -> None:
+        original(self, subscription)
+        subscription.told = subscription.acked
+
+    return note
+
+
+def _kept_unchecked(original: Any) -> Any:
+    """A position that becomes safe late is told, although the stream was asked for anew meanwhile."""
+
+    def kept(self: Arrivals, handled: Handled) -> None:
+        subscription = self.subscriptions.get(handled.stream)
+        if subscription is not None:
+            subscription.told = handled.position
+
+    return kept
+
+
+def _released_by_any_token(original: Any) -> Any:
+    """Whatever token becomes safe, what waits for the newest one goes out."""
+
+    def keep_place(core: Conversation, group: Any) -> None:
+        original(core, group)
+        if any(isinstance(record, Welcomed) for record in group.records.values()):
+            journalling.release(core)
+
+    return keep_place
+
+
+def _refused_stays(original: Any) -> Any:
+    """What the journal had no room for keeps its number, and goes out with what follows."""
+    return lambda self, accepted: None
+
+
+def _rewind_not_written(original: Any) -> Any:
+    """That a stream was asked for anew is not written down."""
+
+    def add(self: Ledger, record: Any) -> None:
+        if not isinstance(record, Forgotten):
+            original(self, record)
+
+    return add
+
+
+def _drop_not_written(original: Any) -> Any:
+    """That a message was withdrawn is not written down: a restart sends it."""
+
+    def add(self: Ledger, record: Any) -> None:
+        if not isinstance(record, Withdrawn):
+            original(self, record)
+
+    return add
+
+
+def _failed_forgets(original: Any) -> Any:
+    """What had no room is forgotten with the messages: positions and acks too."""
+
+    def failed(self: Ledger, now: float) -> Any:
+        refused = original(self, now)
+        self._filling.records.clear()
+        return refused
+
+    return failed
+
+
 def _taken_is_handled(original: Any) -> Any:
     """What the user took counts as handled at once: the position covers what is in hand."""
 
@@ -130,6 +200,13 @@ MUTANTS = {
     "ready_before_disk": Mutant("5, 16", "journal", _ready_before_disk),
     "sent_before_disk": Mutant("16", "journal", replaced(Unacked, "accept", _sent_before_disk)),
     "taken_is_handled": Mutant("9, 16", "journal", replaced(Subscription, "taken", _taken_is_handled)),
+    "told_before_disk": Mutant("16", "acks", replaced(Arrivals, "_note", _told_before_disk)),
+    "kept_unchecked": Mutant("16", "rewind", replaced(Arrivals, "kept", _kept_unchecked)),
+    "released_by_any_token": Mutant("16", "restart", replaced(journalling, "keep_place", _released_by_any_token)),
+    "refused_stays": Mutant("16", "full", replaced(Unacked, "refuse", _refused_stays)),
+    "rewind_not_written": Mutant("16", "rewind", replaced(Ledger, "add", _rewind_not_written)),
+    "drop_not_written": Mutant("16", "journal", replaced(Ledger, "add", _drop_not_written)),
+    "no_room_forgets_all": Mutant("16", "full", replaced(Ledger, "failed", _failed_forgets)),
     "later_producer_not_waiting": Mutant("11", "restart", replaced(Unacked, "writable", _all_at_once)),
     "producer_per_connection": Mutant("2, 11", "store", together(
         replaced(Conversation, "hello", _new_producer), replaced(Unacked, "outcome", _outcome_of_any))),
