@@ -35,6 +35,12 @@ def _one_of(*allowed: str) -> Any:
     return check
 
 
+def _path_or_none(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is None or (isinstance(value, str) and value and "\0" not in value) or hasattr(value, "__fspath__"):
+        return
+    raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be the path of a file, or None")
+
+
 @attrs.frozen(kw_only=True)
 class Retry:
     """
@@ -124,7 +130,7 @@ class Outbox:
     )
     send_timeout: float = attrs.field(default=30.0, validator=_not_negative)
     max_age: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
-    journal: str | os.PathLike[str] | None = None
+    journal: str | os.PathLike[str] | None = attrs.field(default=None, validator=_path_or_none)
     sync: Literal["full", "normal"] = attrs.field(default="full", validator=_one_of("full", "normal"))
     damaged: Literal["raise", "recover"] = attrs.field(default="raise", validator=_one_of("raise", "recover"))
     indefinite: Literal["resend", "raise"] = attrs.field(default="resend", validator=_one_of("resend", "raise"))

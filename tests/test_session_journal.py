@@ -487,3 +487,43 @@ def test_a_newcomer_makes_what_is_too_old_go_first() -> None:
     rig.send("c")
     assert [(event.first, event.policy) for event in rig.told(e.MessagesDropped)] == [(1, "max_age")]
     assert rig.session.outbox_size[0] == 2
+
+
+def test_a_position_may_be_in_the_middle_of_a_run() -> None:
+    """Of several messages that were taken at once the first is handled."""
+    rig = journalled(subscribe=["s"], inbox=Inbox(ack="manual"))
+    rig.say(f.Batch("s", 101, ["a", "b", "c"]))
+    rig.take(3)
+    rig.session.ack("s", "e1", 102, 0, rig.now)
+    rig.pump()
+    assert kept(rig, Handled)[-1] == Handled("s", f.Position("e1", 102), crc32(b"b"))
+
+
+def test_a_position_ahead_of_a_stream_that_was_asked_for_anew_is_not_told() -> None:
+    """What was handled before says nothing of what is handled now."""
+    rig = journalled(slow=True, subscribe=["s"])
+    rig.persist()
+    rig.say(one(101, "a"), one(102, "b"))
+    rig.take(2)
+    rig.take(1)
+    rig.session.to_persist()
+    rig.session.subscribe("s", f.Position("e1", 100), rig.now)
+    rig.pump()
+    asked = rig.all(f.Subscribe)[-1]
+    again = f.HelloStream(stream="s", id=asked.id, start=f.Position("e1", 100))
+    rig.say(f.Subscribed(answer=answer(again, live=102)))
+    rig.session.persisted(rig.now, durable=True)
+    rig.persist()
+    rig.tick(0.2)
+    assert [mark.offset for ack in rig.all(f.Ack) for mark in ack.acked if mark.offset > 100] == []
+
+
+def test_tombstones_grow_no_older() -> None:
+    """What was withdrawn already does not expire again; while a server expects the number it keeps its place."""
+    rig = Rig.open(outbox=Outbox(max_age=1.0, policy="drop_oldest", max_messages=1))
+    rig.is_backed_up = True
+    rig.send("a")
+    rig.send("b")
+    assert isinstance(rig.outcome(1), Undelivered)
+    rig.tick(2.0)
+    assert [event.first for event in rig.told(e.MessagesDropped)] == [1, 2]

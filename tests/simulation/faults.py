@@ -233,6 +233,18 @@ def _make_room(journal: Journal) -> None:
     journal.is_full = False
 
 
+def slow_disk(s: Schedule, dice: random.Random) -> None:
+    """A journal's disk takes its time for a while."""
+    device = dice.choice(s.devices)
+    if device.storage is not None and not s.is_healed:
+        device.storage.journal.is_slow = True
+        s.world.after(dice.uniform(1.0, 4.0), _hurry, device.storage.journal)
+
+
+def _hurry(journal: Journal) -> None:
+    journal.is_slow = False
+
+
 def save_copy(s: Schedule, dice: random.Random) -> None:
     """Somebody copies a journal, and puts it back some time later."""
     index = dice.randrange(len(s.devices))
@@ -296,7 +308,7 @@ KINDS: dict[str, Fault] = {
     for fault in (
         cut, stall, one_way, swallow, lost_welcome, slow_dial, kill, kill_all, pause, ghost, drain, store_away,
         node_off_store, lost_answer, new_epochs, trim, tail, tail_failover, session_tail, wipe, clock_jump, crash,
-        full_disk, save_copy,
+        full_disk, slow_disk, save_copy,
         sleep, takeover, takeover_undone, stranger, orphan, drain_tail, revoke, finish, publish_private, resubscribe,
         nothing,
     )
@@ -305,7 +317,7 @@ KINDS: dict[str, Fault] = {
 
 RARE = (
     "takeover", "takeover_undone", "stranger", "orphan", "drain_tail", "session_tail", "wipe", "tail", "tail_failover",
-    "revoke", "nothing", "full_disk", "save_copy",
+    "revoke", "nothing", "full_disk", "slow_disk", "save_copy",
 )  # fmt: skip
 """Not in the usual mix: what they excuse would hide what else is wrong."""
 

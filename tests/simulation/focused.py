@@ -248,6 +248,7 @@ FOCUSED: dict[str, Focus] = {
     "rewind": Focus(kinds=("resubscribe", "resubscribe", "crash", "cut"), cast=_restarting, faults=(6, 14)),
     "copies": Focus(kinds=("save_copy", "save_copy", "cut", "kill"), cast=_copied, faults=(3, 8)),
     "full": Focus(kinds=("full_disk", "full_disk", "crash", "cut", "lost_answer"), cast=_restarting, faults=(6, 14)),
+    "slow_disk": Focus(kinds=("slow_disk", "slow_disk", "crash", "cut", "cut"), cast=_restarting, faults=(8, 16)),
     "restart": Focus(kinds=("crash", "crash", "store_away", "kill_all", "lost_answer"), cast=_restarting),
     "restart_tail": Focus(kinds=("tail", "trim", "crash", "stall"), cast=_restarting, faults=(8, 16)),
     "revenant": Focus(kinds=("revenant", "cut"), cast=_restarting),

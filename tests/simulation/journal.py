@@ -119,11 +119,12 @@ class Journal:
 
     Attributes:
         is_full: There is no room on the disk.
+        is_slow: The disk takes its time.
     """
 
     def __init__(self, sync: Literal["full", "normal"], dice: random.Random) -> None:
         self.sync = sync
-        self.is_full = False
+        self.is_full = self.is_slow = False
         self._dice = dice
         self._transactions: list[tuple[Record, ...]] = []
         self._safe = 0

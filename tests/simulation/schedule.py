@@ -207,7 +207,7 @@ class Schedule:
             wire.down.heal()
         for device in self.devices:
             if device.storage is not None:
-                device.storage.journal.is_full = False
+                device.storage.journal.is_full = device.storage.journal.is_slow = False
             device.application.is_sending = False
             self.resumes_at_heal[device.name] = device.resumes
 

@@ -19,7 +19,7 @@ from tests.simulation.world import Broken
 if TYPE_CHECKING:
     from tests.simulation.devices import Device
 
-DISK = (0.002, 0.04)
+DISK, SLOW_DISK = (0.002, 0.04), (0.2, 1.5)
 """Seconds that a disk takes."""
 
 
@@ -55,7 +55,8 @@ class Storage:
             durable = self.journal.sync == "full" or self.device.session.persist_due
             self._in_flight = self.device.session.to_persist()
             self._number += 1
-            self.device.world.after(self.device.dice.uniform(*DISK), self._wrote, self._number, durable)
+            delay = self.device.dice.uniform(*(SLOW_DISK if self.journal.is_slow else DISK))
+            self.device.world.after(delay, self._wrote, self._number, durable)
 
     def _wrote(self, number: int, durable: bool) -> None:
         if self.device.is_awake(self._wrote, number, durable) and number == self._number:

@@ -202,7 +202,7 @@ MUTANTS = {
     "taken_is_handled": Mutant("9, 16", "journal", replaced(Subscription, "taken", _taken_is_handled)),
     "told_before_disk": Mutant("16", "acks", replaced(Arrivals, "_note", _told_before_disk)),
     "kept_unchecked": Mutant("16", "rewind", replaced(Arrivals, "kept", _kept_unchecked)),
-    "released_by_any_token": Mutant("16", "restart", replaced(journalling, "keep_place", _released_by_any_token)),
+    "released_by_any_token": Mutant("16", "slow_disk", replaced(journalling, "keep_place", _released_by_any_token)),
     "refused_stays": Mutant("16", "full", replaced(Unacked, "refuse", _refused_stays)),
     "rewind_not_written": Mutant("16", "rewind", replaced(Ledger, "add", _rewind_not_written)),
     "drop_not_written": Mutant("16", "journal", replaced(Ledger, "add", _drop_not_written)),
