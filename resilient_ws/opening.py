@@ -10,7 +10,7 @@ import os
 import secrets
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -21,12 +21,14 @@ from resilient_ws.config import Capabilities
 from resilient_ws.driver import Driver
 from resilient_ws.events import Event, JournalOpened
 from resilient_ws.exceptions import ConnectError, ConnectTimeout, SessionClosed
-from resilient_ws.journal import Journal, open_journal
 from resilient_ws.performing import Performer
 from resilient_ws.persisting import Persister
 from resilient_ws.records import Restored
 from resilient_ws.session import Session
 from resilient_ws.wired import Opener, Transport
+
+if TYPE_CHECKING:
+    from resilient_ws.journal import Journal
 
 Dialer = Callable[..., Transport]
 """``dialer(url, options, cancelled=) -> transport``, as ``resilient_ws.transport.dial``."""
@@ -45,6 +47,8 @@ def open_its_journal(arguments: Arguments, instance: str, clock: Callable[[], fl
     settings = arguments.outbox
     if settings.journal is None:
         return None
+    from resilient_ws.journal import open_journal  # SQLite is for those who use it
+
     path = os.fspath(settings.journal)
     return open_journal(path, instance=instance, sync=settings.sync, damaged=settings.damaged, clock=clock)
 
