@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,8 @@ class Device:
         self.wires: dict[int, Wire] = {}
         self.unfair_losses: list[events.SessionReplaced] = []
         self.indefinite: list[events.IndefiniteResent] = []
+        self.dropped_at: dict[tuple[str, int], float] = {}
+        self.died_at = math.inf
         self.heard_at: float | None = None
         self.resumes = 0
         self.ahead = self.dice.uniform(0.0, 1e6)
@@ -134,7 +137,7 @@ class Device:
 
     def crash(self) -> None:
         """SIGKILL."""
-        self.is_alive = False
+        self.is_alive, self.died_at = False, self.world.now
         if self.storage is not None:
             self.storage.died()
         for wire in list(self.wires.values()):
@@ -266,6 +269,8 @@ class Device:
                 self.resumes += 1
             elif isinstance(event, events.Connected):
                 self._dialled_last = ("", 0)
+            elif isinstance(event, events.MessagesDropped):
+                self.dropped_at[event.stream, event.first] = self.world.now
             elif isinstance(event, events.IndefiniteResent):
                 self.indefinite.append(event)
             elif isinstance(event, events.SessionReplaced) and self._unheard() < FAIR_LOSS:

@@ -244,7 +244,15 @@ def _copied(dice: random.Random) -> list[Plan]:
     return [spoken, Plan(subscribes=("a", "b"), journal=sync), spoken]
 
 
+def _dropping(dice: random.Random) -> list[Plan]:
+    """Programs that send more than finds room."""
+    sync = dice.choice(SYNCS)
+    eager = attrs.evolve(SPOKEN, journal=sync, outbox=dice.choice((3, 5)), policy="drop_oldest")
+    return [eager, attrs.evolve(eager, publishes=("b",)), Plan(subscribes=("a", "b"))]
+
+
 FOCUSED: dict[str, Focus] = {
+    "drops": Focus(kinds=("store_away", "pause", "stall", "crash", "crash"), cast=_dropping, faults=(8, 16)),
     "rewind": Focus(kinds=("resubscribe", "resubscribe", "crash", "cut"), cast=_restarting, faults=(6, 14)),
     "copies": Focus(kinds=("save_copy", "save_copy", "cut", "kill"), cast=_copied, faults=(3, 8)),
     "full": Focus(kinds=("full_disk", "full_disk", "crash", "cut", "lost_answer"), cast=_restarting, faults=(6, 14)),

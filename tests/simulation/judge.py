@@ -7,17 +7,20 @@ client comes to them is not looked at. What can be seen at each step is in ``inv
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from resilient_ws.exceptions import Gap, Rejected, SessionTakenOver
 from resilient_ws.frames import PRIVATE
+from resilient_ws.ledger import SYNC_DELAY
 from resilient_ws.session import SessionState
 from tests.simulation.application import Begun, Delivery
 from tests.simulation.devices import Device
 from tests.simulation.following import follow
 from tests.simulation.journal import Sent
 from tests.simulation.nodes import FORBIDDEN_STREAM, LARGEST
+from tests.simulation.storage import DISK
 
 if TYPE_CHECKING:
     from tests.simulation.schedule import Schedule
@@ -57,7 +60,7 @@ def _outbound(s: Schedule, device: Device, stored: Counter[bytes], place: dict[b
             found.append(f"S2 {what} was stored {times} times and lost {lost} times")
         if outcome is True and times == 0:
             found.append(f"S1 {what} is acked and was never stored")
-        if isinstance(outcome, Rejected) and times:
+        if isinstance(outcome, Rejected) and times and not _is_revived(s, device, sent):
             found.append(f"S1 {what} failed with {outcome!r} and was stored")
         if isinstance(outcome, Rejected) and not _is_deserved(s, outcome.code, sent):
             found.append(f"S7 {what} was refused without a reason: {outcome!r}")
@@ -68,6 +71,15 @@ def _outbound(s: Schedule, device: Device, stored: Counter[bytes], place: dict[b
                 found.append(f"S3 {what} was stored before its predecessor")
             last[sent.stream] = place[sent.payload]
     return found
+
+
+def _is_revived(s: Schedule, device: Device, sent: Sent) -> bool:
+    """Say whether a message was dropped so shortly before a power loss that its journal may not know of it."""
+    dropped_at = device.dropped_at.get((sent.stream, sent.seq))
+    if dropped_at is None or device.storage is None:
+        return False
+    late = any(fault.kind in ("full_disk", "slow_disk", "save_copy") for fault in s.script.faults)
+    return device.died_at - dropped_at < (math.inf if late else SYNC_DELAY + DISK[1])
 
 
 def _is_deserved(s: Schedule, code: str, sent: Sent) -> bool:

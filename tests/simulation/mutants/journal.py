@@ -205,7 +205,7 @@ MUTANTS = {
     "released_by_any_token": Mutant("16", "slow_disk", replaced(journalling, "keep_place", _released_by_any_token)),
     "refused_stays": Mutant("16", "full", replaced(Unacked, "refuse", _refused_stays)),
     "rewind_not_written": Mutant("16", "rewind", replaced(Ledger, "add", _rewind_not_written)),
-    "drop_not_written": Mutant("16", "journal", replaced(Ledger, "add", _drop_not_written)),
+    "drop_not_written": Mutant("16", "drops", replaced(Ledger, "add", _drop_not_written)),
     "no_room_forgets_all": Mutant("16", "full", replaced(Ledger, "failed", _failed_forgets)),
     "later_producer_not_waiting": Mutant("11", "restart", replaced(Unacked, "writable", _all_at_once)),
     "producer_per_connection": Mutant("2, 11", "store", together(
