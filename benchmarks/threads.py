@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import resilient_ws
@@ -219,14 +220,14 @@ def raise_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run both variants a few times, in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--echoes", type=int, default=3000)
     parser.add_argument("--inbound", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle", type=int, default=1000)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     ours, theirs = multiprocessing.Pipe()
     server = multiprocessing.get_context("spawn").Process(target=run_server, args=(theirs,), daemon=True)
     server.start()
