@@ -135,17 +135,6 @@ def _drop_not_written(original: Any) -> Any:
     return add
 
 
-def _failed_forgets(original: Any) -> Any:
-    """What had no room is forgotten with the messages: positions and acks too."""
-
-    def failed(self: Ledger, now: float) -> Any:
-        refused = original(self, now)
-        self._filling.records.clear()
-        return refused
-
-    return failed
-
-
 def _taken_is_handled(original: Any) -> Any:
     """What the user took counts as handled at once: the position covers what is in hand."""
 
@@ -206,7 +195,6 @@ MUTANTS = {
     "refused_stays": Mutant("16", "full", replaced(Unacked, "refuse", _refused_stays)),
     "rewind_not_written": Mutant("16", "rewind", replaced(Ledger, "add", _rewind_not_written)),
     "drop_not_written": Mutant("16", "drops", replaced(Ledger, "add", _drop_not_written)),
-    "no_room_forgets_all": Mutant("16", "full", replaced(Ledger, "failed", _failed_forgets)),
     "later_producer_not_waiting": Mutant("11", "restart", replaced(Unacked, "writable", _all_at_once)),
     "producer_per_connection": Mutant("2, 11", "store", together(
         replaced(Conversation, "hello", _new_producer), replaced(Unacked, "outcome", _outcome_of_any))),
