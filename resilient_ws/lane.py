@@ -36,6 +36,7 @@ class Lane:
         written: The highest seq that was ever given to a connection.
         acked: The highest seq that a server acked.
         dropped, given_up: Up to here the drop policy has looked at what was not written, and at what was.
+        measured: (limit, seq): no message up to that seq is larger; each write of a journal asks, so it is remembered.
         is_restored: A journal kept it from an earlier life, and may be an older copy than what the server knows.
         failures: Why messages of it failed.
     """
@@ -49,6 +50,7 @@ class Lane:
     acked: int = 0
     dropped: int = 0
     given_up: int = 0
+    measured: tuple[int, int] = (0, 0)
     is_restored: bool = False
     _marks: deque[Mark] = attrs.field(factory=deque)
     _births: deque[tuple[int, float]] = attrs.field(factory=deque)

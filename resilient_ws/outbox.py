@@ -194,12 +194,15 @@ class Unacked:
     def withdraw_larger(self, limit: int) -> list[tuple[str, int]]:
         """Withdraw what the server's limit forbids; returns (stream, seq) of each."""
         found: list[tuple[str, int]] = []
-        for lane in self._lanes.values():
-            for seq in range(lane.first, lane.safe + 1):
+        for lane in self._busy.values():
+            known, upto = lane.measured
+            begin = max(lane.first, upto + 1) if known <= limit else lane.first
+            for seq in range(begin, lane.safe + 1):
                 item = lane.item(seq)
                 if not isinstance(item, Void) and size_of(item) > limit:
                     self._withdraw(lane, seq, Fate("too_large"))
                     found.append((lane.stream, seq))
+            lane.measured = (limit, lane.safe)
         return found
 
     def _withdraw(self, lane: Lane, seq: int, fate: Fate) -> None:
