@@ -266,6 +266,11 @@ def finish_replacing(path: str) -> str | None:
     return aside
 
 
+def is_replacing(path: str) -> bool:
+    """Say whether the replacement of a damaged file was decided and not yet carried out."""
+    return _decided(path) is not None
+
+
 def _decided(path: str) -> int | None:
     names = glob.glob(glob.escape(path) + ".recovered-*")
     numbers = [int(name.rpartition("-")[2]) for name in names if re.search(r"\.recovered-[1-9][0-9]*\Z", name)]
