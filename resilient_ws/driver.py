@@ -67,6 +67,7 @@ class Driver:
     _turns: int = 0
     _seen_turns: int = -1
     _left_at: float = 0.0
+    _kept: Watch | None = None
     _planned: float | None = None
     _untold: list[_Arrived] = attrs.field(factory=list)
 
@@ -209,13 +210,17 @@ class Driver:
         self._changed.ring()
         if not self._is_sleeping and not self._is_kept and self._is_armed:
             return  # somebody is about to look
-        at = self._next_deadline()
         if self._is_sleeping and self._waiter is not None:
-            is_earlier = at is not None and (self._planned is None or at < self._planned)
-            if is_earlier or self.performer.has_ended or not self._is_in_step(self._waiter.watch):
+            if self._is_out_of_step(self._waiter.watch):
                 self._waiter.wake()
-        elif self._reader is None and (self._is_kept or not self._is_armed):
+        elif self._reader is None and (not self._is_armed or self._is_out_of_step(self._kept)):
             self._keeper.ask(self)
+
+    def _is_out_of_step(self, watch: Watch | None) -> bool:
+        """Whoever waits by this watch would now wait for something else, or not as long."""
+        at = self._next_deadline()
+        is_earlier = at is not None and (self._planned is None or at < self._planned)
+        return is_earlier or self.performer.has_ended or watch is None or not self._is_in_step(watch)
 
     def _is_in_step(self, watch: Watch) -> bool:
         return not self.performer.connections.buffered and watch.has(self._wanted())
@@ -320,6 +325,7 @@ class Driver:
         finally:
             with self.performer.lock:
                 self._reader = None
+                self._kept = watch
                 watch.sync(self._wanted())
                 self._planned = at = self._next_deadline()
                 self._changed.ring()

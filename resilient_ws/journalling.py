@@ -22,7 +22,8 @@ def written_down(core: Conversation, now: float, *, durable: bool) -> None:
             keep_messages(core, group)
         if group.is_durable:
             keep_place(core, group)
-    withdraw_larger(core)
+    if core.max_message < core.settings.wire.max_message:
+        withdraw_larger(core)
     core.after_taking(now)
 
 
