@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -194,30 +195,22 @@ def send(directory: str, threads: int, seconds: float, *, sync: Any) -> float:
     with new_file(directory) as path:
         outbox = Outbox(journal=path, sync=sync, max_messages=1 << 40, max_bytes=1 << 50)
         client = resilient_ws.connect("ws://127.0.0.1:9/", stream="out", wait=False, outbox=outbox)
-        together = threading.Barrier(threads + 1)
-        rates: list[float] = []
+        together = threading.Barrier(threads)
 
         def step() -> int:
             client.send(PAYLOAD)
             return 1
 
-        def work() -> None:
+        def work() -> float:
             together.wait()
-            rates.append(rate(step, seconds))
+            return rate(step, seconds)
 
-        workers = [threading.Thread(target=work) for _ in range(threads)]
         try:
-            client.send(PAYLOAD)
-            for worker in workers:
-                worker.start()
-            together.wait()
-            for worker in workers:
-                worker.join()
+            step()
+            with ThreadPoolExecutor(threads) as pool:
+                return sum(done.result() for done in [pool.submit(work) for _ in range(threads)])
         finally:
             client.close()
-    if len(rates) < threads:
-        raise RuntimeError(f"{threads - len(rates)} of {threads} sending threads failed: see the traceback above")
-    return sum(rates)
 
 
 def send_cases(directory: str) -> Iterator[Case]:

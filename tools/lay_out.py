@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("tests", "docs", "examples", "README.md", "CHANGELOG.md", "setup.cfg")
+PARTS = ("tests", "benchmarks", "docs", "examples", "README.md", "CHANGELOG.md", "setup.cfg")
 LEFT = ("__pycache__", ".hypothesis", "node_modules")
 
 
