@@ -1,15 +1,21 @@
-"""What tests of the journal share: a clock, records, copies as a SIGKILL leaves them, and a model to compare with."""
+"""What the tests of the journal share: clocks, a model of what a journal keeps, copies of its files, and damage."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 
-from resilient_ws.frames import Payload, Position
+from resilient_ws.exceptions import JournalCorrupt, JournalRefused
+from resilient_ws.frames import Position
 from resilient_ws.journal import Journal, open_journal
 from resilient_ws.records import (
     Accepted,
@@ -27,175 +33,228 @@ from resilient_ws.records import (
     Withdrawn,
 )
 
-ONE, TWO = "1" * 32, "2" * 32
-TOKEN = "canary-5c1e9f-token"
-SIDES = ("", "-wal", "-shm", "-journal", ".lock")
-GRAIN = 1.0
-"""Seconds within which births may be taken for one."""
+P, Q = "a" * 32, "b" * 32
+TOKEN = "canary-token"
+WHO = Identity("session", TOKEN, 1)
 
 
 @attrs.define
 class Clock:
-    """Both clocks of a process, in seconds; they are set by hand."""
+    """Time that moves when it is told to; ``wall`` and ``now`` may be moved apart."""
 
     now: float = 1000.0
     wall: float = 1_700_000_000.0
 
     def advance(self, seconds: float) -> None:
-        """Let time go by."""
         self.now += seconds
         self.wall += seconds
 
-    def read(self) -> float:
-        """Return the time of the process."""
-        return self.now
 
-    def read_wall(self) -> float:
-        """Return the time of the wall."""
-        return self.wall
-
-
-def opened(path: Path, clock: Clock | None = None, *, instance: str = "me", **changes: Any) -> Journal:
-    """Open a journal, by a clock that stands still unless one is given."""
+def opened(path: Path, clock: Clock | None = None, **settings: Any) -> Journal:
+    """Open a journal by a clock that stands still."""
     clock = clock or Clock()
-    return open_journal(path, instance=instance, clock=clock.read, wall=clock.read_wall, **changes)
+    settings = {"instance": "instance", "clock": lambda: clock.now, "wall": lambda: clock.wall, **settings}
+    return open_journal(str(path), **settings)
 
 
-def read_back(path: Path, clock: Clock | None = None, **changes: Any) -> Restored:
-    """Return what a journal knows; it is open only for a moment."""
-    journal = opened(path, clock, **changes)
-    journal.close()
-    return journal.restored
+@contextlib.contextmanager
+def journal_at(path: Path, clock: Clock | None = None, **settings: Any) -> Iterator[Journal]:
+    """Open a journal, and close it in the end."""
+    journal = opened(path, clock, **settings)
+    try:
+        yield journal
+    finally:
+        journal.close()
 
 
-def accepted(*payloads: Payload, first: int = 1, at: float = 1000.0, welcome: int = 1, **where: str) -> Accepted:
-    """Make a record of messages, of producer ONE and stream ``s`` unless told otherwise."""
-    return Accepted(where.get("producer", ONE), where.get("stream", "s"), first, list(payloads), at, welcome)
+def restored_from(path: Path, clock: Clock | None = None, **settings: Any) -> Restored:
+    """Return what a restart knows."""
+    with journal_at(path, clock, **settings) as journal:
+        return journal.restored
 
 
-def settled(seq: int, *, producer: str = ONE, stream: str = "s") -> Settled:
-    """Make a record of an ack."""
-    return Settled(producer, stream, seq)
+def accepted(first: int, *payloads: Any, producer: str = P, stream: str = "s", **settings: Any) -> Accepted:
+    at, welcome = settings.get("at", 1000.0), settings.get("welcome", 1)
+    return Accepted(producer, stream, first, list(payloads), at, welcome)
 
 
-def handled(offset: int, *, stream: str = "in", epoch: str = "e1", crc: int | None = 7) -> Handled:
-    """Make a record of a position."""
-    return Handled(stream, Position(epoch, offset), crc)
+def handled(stream: str, offset: int) -> Handled:
+    return Handled(stream, Position("epoch", offset), offset, f"cursor {offset}")
 
 
-def welcomed(number: int = 1, *, at: float = 1000.0, incarnation: str = "i1", generation: int = 1) -> Welcomed:
-    """Make a record of a welcome."""
-    return Welcomed(number, at, incarnation, Identity("session", TOKEN, generation))
+def welcomed(number: int, *, at: float = 1000.0, incarnation: str = "store") -> Welcomed:
+    return Welcomed(number, at, incarnation, attrs.evolve(WHO, generation=number))
 
 
-def items(restored: Restored) -> dict[tuple[str, str], tuple[int, list[Payload | Void]]]:
-    """Return {(producer, stream): (first, messages)}."""
-    return {(lane.producer, lane.stream): (lane.first, lane.items) for lane in restored.lanes}
-
-
-def copied(path: Path, target: Path) -> Path:
-    """Copy a journal as it lies on the disk, as a SIGKILL would leave it; returns the copy."""
-    target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for side in SIDES[:-1]:
-        source = path.with_name(path.name + side)
-        copy = target / source.name
-        copy.unlink(missing_ok=True)
-        if source.exists():
-            shutil.copy(source, copy)
-            copy.chmod(0o600)
-    return target / path.name
-
-
-def on_disk(path: Path) -> dict[str, bytes]:
-    """Return the bytes of everything in the directory of a journal, but for its lock."""
-    return {entry.name: entry.read_bytes() for entry in path.parent.iterdir() if not entry.name.endswith(".lock")}
-
-
-# -- what a journal should know ---------------------------------------------------------------------------------------
-
-
-@attrs.define
-class Message:
-    """One message: what it is, when it was accepted (wall time), and under which welcome it can have got out."""
-
-    item: Payload | Void
-    at: float
-    welcome: int
+# -- the model --------------------------------------------------------------------------------------------------------
 
 
 @attrs.define
 class Model:
-    """A journal in memory, as simple as can be; times are the wall's."""
+    """What a journal should know; times are those of the one clock, which nobody turns."""
 
-    lanes: dict[tuple[str, str], dict[int, Message]] = attrs.field(factory=dict)
     identity: Identity | None = None
-    instances: list[str] = attrs.field(factory=list)
     positions: dict[str, Handled] = attrs.field(factory=dict)
-    welcomes: dict[int, tuple[float, str]] = attrs.field(factory=dict)
+    lanes: dict[tuple[str, str], dict[int, tuple[Any, float, int]]] = attrs.field(factory=dict)
+    welcomes: dict[int, Welcomed] = attrs.field(factory=dict)
 
-    def put(self, records: Sequence[Record], offset: float) -> None:
-        """Apply records; ``offset``: wall time less the process's."""
-        for record in records:
-            self._put(record, offset)
+    def take(self, record: Record) -> None:
+        if isinstance(record, Accepted):
+            lane = self.lanes.setdefault((record.producer, record.stream), {})
+            for seq, payload in enumerate(record.payloads, record.first):
+                lane[seq] = (payload, record.at, record.welcome)
+        elif isinstance(record, Settled):
+            key = (record.producer, record.stream)
+            self.lanes[key] = {seq: row for seq, row in self.lanes.get(key, {}).items() if seq > record.seq}
+        elif isinstance(record, Withdrawn):
+            lane = self.lanes.get((record.producer, record.stream), {})
+            lane.update({seq: (Void(record.code), *lane[seq][1:]) for seq in record.seqs if seq in lane})
+        elif isinstance(record, Handled):
+            self.positions[record.stream] = record
+        elif isinstance(record, Forgotten):
+            self.positions.pop(record.stream, None)
+        elif isinstance(record, Welcomed):
+            self.welcomes[record.number] = record
+            self.identity = record.identity
+        else:
+            assert isinstance(record, SessionOver)
+            self.identity = None
 
-    def _put(self, record: Record, offset: float) -> None:
-        match record:
-            case Accepted(producer, stream, first, payloads, at, welcome):
-                lane = self.lanes.setdefault((producer, stream), {})
-                lane |= {seq: Message(payload, at + offset, welcome) for seq, payload in enumerate(payloads, first)}
-            case Settled(producer, stream, seq):
-                lane = self.lanes.get((producer, stream), {})
-                for number in [number for number in lane if number <= seq]:
-                    del lane[number]
-            case Withdrawn(producer, stream, seqs, code):
-                for number in seqs:
-                    self.lanes[producer, stream][number].item = Void(code)
-            case Handled():
-                self.positions[record.stream] = record
-            case Forgotten(stream):
-                self.positions.pop(stream, None)
-            case Welcomed(number, at, incarnation, identity):
-                self.welcomes[number] = (at + offset, incarnation)
-                self.identity = identity
-            case SessionOver():
-                self.identity = None
+    def lane(self, key: tuple[str, str]) -> dict[int, tuple[Any, float, float | None, str | None]]:
+        """Return {seq: (item, birth, can have been written since, under which incarnation)}."""
+        found = {}
+        for seq, (item, at, welcome) in self.lanes[key].items():
+            first = self.welcomes.get(welcome)
+            found[seq] = (item, at, None if first is None else max(at, first.at), first and first.incarnation)
+        return found
 
-    def differences(self, restored: Restored, offset: float) -> list[str]:
-        """Say in what a journal that was read back is not as it should be."""
-        filled = {key: lane for key, lane in self.lanes.items() if lane}
-        expected = {
-            "identity": (self.identity, restored.identity),
-            "instances": (frozenset(self.instances[-64:]), restored.instances),
-            "positions": (self.positions, dict(restored.positions)),
-            "welcomes": (max(self.welcomes, default=0), restored.welcomes),
-            "lanes": (list(filled), [(lane.producer, lane.stream) for lane in restored.lanes]),
-        }
-        said = [f"{name}: {want!r}, read {got!r}" for name, (want, got) in expected.items() if want != got]
-        if said:
-            return said
-        return [
-            f"{key}: {what}"
-            for (key, lane), got in zip(filled.items(), restored.lanes, strict=True)
-            for what in self._lane_differences(lane, got, offset)
-        ]
 
-    def _lane_differences(self, lane: dict[int, Message], got: RestoredLane, offset: float) -> list[str]:
-        if (min(lane), [message.item for message in lane.values()]) != (got.first, got.items):
-            return [f"{lane!r}, read {got!r}"]
-        said = []
-        for seq, message in lane.items():
-            birth = next(at for upto, at in got.births if seq <= upto) + offset
-            if not -0.01 < message.at - birth < GRAIN + 0.01:
-                said.append(f"message {seq} is of {message.at}, read {birth}")
-            mark = next((mark for mark in got.marks if seq <= mark.seq), None)
-            said += self._mark_differences(seq, message, mark, offset)
-        return said
+def spread_out(lane: RestoredLane) -> dict[int, tuple[Any, float, float | None, str | None]]:
+    """Say of every message what the pairs and marks of its lane say."""
+    found = {}
+    for seq, item in enumerate(lane.items, lane.first):
+        birth = next(at for upto, at in lane.births if seq <= upto)
+        mark: Mark | None = next((mark for mark in lane.marks if seq <= mark.seq), None)
+        found[seq] = (item, birth, mark and mark.at, mark and mark.incarnation)
+    return found
 
-    def _mark_differences(self, seq: int, message: Message, mark: Mark | None, offset: float) -> list[str]:
-        welcome = self.welcomes.get(message.welcome)
-        if welcome is None or mark is None:
-            return [] if welcome is None and mark is None else [f"message {seq}: {mark} for welcome {welcome}"]
-        since = max(message.at, welcome[0])
-        if mark.incarnation != welcome[1] or not -0.01 < since - mark.at - offset < GRAIN + 0.01:
-            return [f"message {seq} can have been written since {since} to {welcome[1]}, read {mark}"]
-        return []
+
+def differences(model: Model, restored: Restored) -> list[str]:
+    """Say where a journal knows something else than it should; times may be off by what neighbours share."""
+    found = []
+    expected = {key: model.lane(key) for key, lane in model.lanes.items() if lane}
+    if [(lane.producer, lane.stream) for lane in restored.lanes] != list(expected):
+        found.append(f"lanes: {[(lane.producer[:2], lane.stream) for lane in restored.lanes]}, not {list(expected)}")
+    for lane in restored.lanes:
+        there, wanted = spread_out(lane), expected.get((lane.producer, lane.stream), {})
+        if [row[0] for row in there.values()] != [row[0] for row in wanted.values()] or there.keys() != wanted.keys():
+            found.append(f"{lane.stream}: {there}, not {wanted}")
+        elif not all(_is_near(there[seq], wanted[seq]) for seq in there):
+            found.append(f"times of {lane.stream}: {there}, not {wanted}")
+    for name, value in (("identity", model.identity), ("positions", model.positions)):
+        if getattr(restored, name) != value:
+            found.append(f"{name}: {getattr(restored, name)}, not {value}")
+    if restored.welcomes != max(model.welcomes, default=0):
+        found.append(f"welcomes: {restored.welcomes}")
+    return found
+
+
+def _is_near(there: Any, wanted: Any) -> bool:
+    if there[3] != wanted[3] or (there[2] is None) is not (wanted[2] is None):
+        return False
+    pairs = [(there[1], wanted[1]), (there[2] or 0.0, wanted[2] or 0.0)]
+    return all(-1.01 <= one - other <= 0.002 for one, other in pairs)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def copied(path: Path, place: Path) -> Path:
+    """Copy a journal as a SIGKILL would leave it: the file and its log, nothing else."""
+    place.mkdir()
+    for name in (path, Path(f"{path}-wal")):
+        if name.exists():
+            shutil.copy2(name, place / name.name)
+    return place / path.name
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    """Return the bytes of the file and of all that is beside it, the lock left out."""
+    return {name.name: name.read_bytes() for name in sorted(path.parent.iterdir()) if not name.name.endswith(".lock")}
+
+
+def flip(path: Path, offset: int, bits: int = 0x01) -> None:
+    """Flip bits of one byte."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ bits]))
+
+
+def rich(path: Path, *, is_closed: bool) -> Restored:
+    """Make a journal with something of everything in it, in the file and in its log, as a SIGKILL would leave it."""
+    place = path.parent / "made"
+    place.mkdir()
+    journal = opened(place / path.name)
+    journal.write([welcomed(1), accepted(1, *(f"text {n} " * 20 for n in range(60)))], durable=True)
+    journal.write([accepted(61, b"bytes", "x" * 9000), accepted(1, "other", stream="t")], durable=True)
+    journal.write([handled(f"in/{n}", n) for n in range(20)], durable=True)
+    journal.write([Settled(P, "s", 3), Withdrawn(P, "s", (5, 7), "dropped"), Forgotten("in/3")], durable=True)
+    if not is_closed:
+        journal._checkpoint("PASSIVE")
+    journal.write([welcomed(2), accepted(63, "later", welcome=2), handled("in/4", 9)], durable=True)
+    journal.write([accepted(64, *(f"more {n}" for n in range(40)), welcome=2), Settled(P, "s", 4)], durable=True)
+    if is_closed:
+        journal.close()
+    copied(place / path.name, path.parent / "copy")
+    journal.close()
+    expected = restored_from(place / path.name)
+    for name in (path.parent / "copy").iterdir():
+        name.rename(path.parent / name.name)
+    shutil.rmtree(place)
+    (path.parent / "copy").rmdir()
+    return expected
+
+
+def said_of(path: Path, expected: Restored) -> str:
+    """
+    Open a damaged journal: ``whole`` where it knows the same, ``noted`` where it says that something is missing.
+
+    ``corrupt`` and ``refused`` also say that nothing was changed; ``wrong`` is what must not be.
+    """
+    before = files_of(path)
+    try:
+        journal = opened(path, instance="looking")
+    except (JournalCorrupt, JournalRefused) as error:
+        assert files_of(path) == before, "a refused file was changed"
+        return "corrupt" if isinstance(error, JournalCorrupt) else "refused"
+    journal.close()
+    known = attrs.evolve(journal.restored, instances=expected.instances)
+    if known == expected:
+        return "whole"
+    return "noted" if journal.opened.notes else "wrong"
+
+
+# -- other processes --------------------------------------------------------------------------------------------------
+
+
+def run_python(script: str, *arguments: Any, under: Sequence[str] = (), **settings: Any) -> Any:
+    """Run a script in another process, if need be under a tracer; returns what came of it."""
+    command = [*under, sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=50, **settings)
+
+
+def need(is_there: bool, what: str) -> None:
+    """Skip a test where the machine lacks what it needs; where tests run for the project that is a failure."""
+    if is_there:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"this machine lacks what the test needs: {what}")
+    pytest.skip(what)
+
+
+def strace(*options: str) -> list[str]:
+    """Return the command that runs another one under strace, which must be there."""
+    need(shutil.which("strace") is not None, "strace")
+    return ["strace", "-f", "-qq", *options]

@@ -55,7 +55,7 @@ class Changes:
         self._connection: Any = None
         self._undo: list[tuple[Any, ...]] = []
         self._facts: dict[int, tuple[int, tuple[Any, ...]]] = {}
-        self._gone: list[tuple[int]] = []
+        self._gone: set[int] = set()
         self._grown: set[Key] = set()
         self._last_message = 0
         self._next_id = layout.JOURNAL_ID
@@ -101,7 +101,7 @@ class Changes:
         rows.append(layout.fact_row(layout.JOURNAL_ID, layout.JOURNAL, turn, contents.journal_values()))
         self._connection.executemany(PUT_FACT, rows)
         if self._gone:
-            self._connection.executemany("DELETE FROM facts WHERE id = ?", self._gone)
+            self._connection.executemany("DELETE FROM facts WHERE id = ?", [(key,) for key in self._gone])
         self.pages += 1 + (len(rows) + len(self._gone)) // _ROWS_OF_A_PAGE
 
     def committed(self) -> None:
@@ -157,12 +157,13 @@ class Changes:
             key = (key + 1) % layout.MOST_IDS
         self._next_id = key
         self._set(ids, key, True)
+        self._gone.discard(key)
         self._facts[key] = (kind, values)
         return key
 
     def _remove(self, key: int) -> None:
         self._facts.pop(key, None)
-        self._gone.append((key,))
+        self._gone.add(key)
         self._set(self.contents.ids, key, None)
 
     # -- messages -----------------------------------------------------------------------------------------------------

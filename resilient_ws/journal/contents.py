@@ -55,8 +55,8 @@ class Lane:
 
     def needs(self) -> Iterator[int]:
         """Yield the welcomes that its messages are about."""
-        ends = [seq for seq, _ in self.runs[1:]] + [self.next]
-        for (_, welcome), end in zip(self.runs, ends, strict=True):
+        for index, (_, welcome) in enumerate(self.runs, 1):
+            end = self.runs[index][0] if index < len(self.runs) else self.next
             if end > self.first:
                 yield welcome
 

@@ -284,7 +284,7 @@ class Journal:
             self._take_back()
         self._transact(None, durable=False)
         if run("PRAGMA freelist_count").fetchone()[0] > _MOST_FREE_PAGES:
-            run("PRAGMA incremental_vacuum").fetchall()
+            self._connection.executescript("PRAGMA incremental_vacuum")  # execute() does one step of it
         self._checkpoint("TRUNCATE")
 
     def leave_behind(self) -> None:
