@@ -174,7 +174,7 @@ class Client:
 
     def __next__(self) -> Message:
         try:
-            return self.recv()
+            return self._receivers.receive(self, None)
         except SessionClosed:
             if self._performer.failure is not None or self._session.error is not None:
                 raise

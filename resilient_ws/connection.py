@@ -27,7 +27,7 @@ from resilient_ws.frames import (
     Standing,
     Subscribed,
     Welcome,
-    size_of,
+    sizes_of,
 )
 from resilient_ws.lane import Key, Lane
 from resilient_ws.liveness import Liveness
@@ -93,7 +93,7 @@ class Connection:
     def arrived(self, batch: Batch) -> None:
         """Count what arrived against the credit."""
         self.received_messages += len(batch.payloads)
-        self.received_bytes += sum(map(size_of, batch.payloads))
+        self.received_bytes += sizes_of(batch.payloads)
 
     @property
     def is_overdrawn(self) -> bool:

@@ -13,7 +13,7 @@ from enum import Enum
 
 from resilient_ws.config import Inbox
 from resilient_ws.exceptions import Gap, RemoteProtocolError
-from resilient_ws.frames import AckedMark, Batch, GapFrame, Payload, Position, Start, StreamAnswer, size_of
+from resilient_ws.frames import AckedMark, Batch, GapFrame, Payload, Position, Start, StreamAnswer, sizes_of
 from resilient_ws.ledger import Ledger
 from resilient_ws.records import Forgotten, Handled
 from resilient_ws.subscription import Subscription
@@ -153,7 +153,7 @@ class Arrivals:
         subscription.arrived(last, payloads[-1])
         self._queue.append(Run(batch.stream, subscription.epoch, first, payloads))
         self.messages += len(payloads)
-        self.bytes += sum(map(size_of, payloads))
+        self.bytes += sizes_of(payloads)
         return Arrival.TAKEN
 
     def _check_duplicate(self, subscription: Subscription, upto: int) -> None:
@@ -283,7 +283,7 @@ class Arrivals:
             self._queue.popleft()
         count = len(run.payloads)
         self.messages -= count
-        self.bytes -= sum(map(size_of, run.payloads))
+        self.bytes -= sizes_of(run.payloads)
         self.delivered += count
         subscription = self.subscriptions.get(run.stream)
         if subscription is not None:
@@ -297,7 +297,7 @@ class Arrivals:
         """Account for an item that left the queue without being handed over as messages."""
         if isinstance(item, Run):
             self.messages -= len(item.rest)
-            self.bytes -= sum(map(size_of, item.rest))
+            self.bytes -= sizes_of(item.rest)
         elif isinstance(item, (Gap, _Passed)):
             subscription = self.subscriptions.get(item.stream)
             if subscription is not None:

@@ -175,7 +175,7 @@ class _NativeCodec:
         run: list[Payload] = []
         number, head, tail = 0, "", ""
         for message in messages:
-            is_text = isinstance(message, str)
+            is_text = type(message) is str
             if expected is not None and message.startswith(expected if is_text else expected.encode()):  # type: ignore[arg-type]
                 run.append(message[len(expected) :])
                 number += 1
