@@ -4,8 +4,8 @@ A write-ahead log as SQLite leaves it: how much of it is valid, what stands behi
 Pure: bytes in, a :class:`Scan` out. SQLite reads a log up to the first frame whose check sum is wrong, and says nothing
 of what stands behind it. After a crash that is right: the last transactions were torn. But one flipped bit looks the
 same, and takes with it what was safe. The check sum is linear, so that damage within one word of 32 bits can be told
-from a torn page, and put right: for one of the some thousand words there is exactly one value with which the sums are
-what is written (for a torn page by chance once in four million). The format is that of
+from a torn page: for one of the some thousand words there is a value with which the sums are what is written (for a
+torn page by chance once in four million). Where only one word can be it, it is put right. The format is that of
 https://www.sqlite.org/fileformat2.html#the_write_ahead_log.
 """
 
@@ -16,6 +16,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import attrs
 
@@ -26,6 +27,7 @@ _MAGIC = 0x377F0682
 _MASK = 0xFFFFFFFF
 
 Sums = tuple[int, int]
+Order = Literal["little", "big"]
 
 
 @attrs.define
@@ -34,13 +36,13 @@ class Scan:
     What is in a log.
 
     Attributes:
-        data: The log, with what was found damaged put right.
+        data: The log, with what is damaged put right where that can be.
         pages: {page number: where in ``data`` its newest committed content is}.
         size: Pages that the database has after the last commit, 0 where there is none.
         frames: Frames up to the last commit.
         behind: Where in ``data`` the pages of all later frames are, whatever they are.
         has_commit_behind: One of them ends a transaction of this log.
-        damage: What was damaged up to the last commit, a phrase each.
+        damage: What is damaged up to the last commit, a phrase each.
     """
 
     data: bytearray
@@ -72,16 +74,27 @@ def _open(found: Scan) -> _Reader | None:
     data = found.data
     if len(data) < HEADER:
         return None
-    declared = "big" if data[3] & 1 else "little"
-    if _sum(data[:24], declared, (0, 0)) != _stored(data, 24):
-        orders = (declared, "big" if declared == "little" else "little")
-        if not any(_mend(data, [(0, 24)], 24, order, (0, 0)) for order in orders):
-            return None
-        found.damage.append("its header")
-    magic, _, size = struct.unpack_from(">3I", data)
-    if magic & ~1 != _MAGIC or size != PAGE:
-        return None
-    return _Reader(found, "big" if magic & 1 else "little", bytes(data[16:24]), _stored(data, 24))
+    header, stored = bytes(data[:24]), _stored(data, 24)
+    declared: Order = "big" if header[3] & 1 else "little"
+    if _sum(header, declared, (0, 0)) == stored:
+        magic, _, size = struct.unpack_from(">3I", header)
+        is_ours = magic & ~1 == _MAGIC and size == PAGE
+        return _Reader(found, declared, header[16:], stored) if is_ours else None
+    return _open_damaged(found, header, stored)
+
+
+def _open_damaged(found: Scan, header: bytes, stored: Sums) -> _Reader | None:
+    """Where one word of the header is damaged the first frame tells which: its salts, and what its sums go on from."""
+    first = bytes(found.data[HEADER : HEADER + FRAME])
+    orders: tuple[Order, Order] = ("little", "big")
+    for order in orders if len(first) == FRAME else ():
+        made = _sum(header, order, (0, 0))
+        candidates, may_be_sums = _explain(6, _off(stored, made))
+        for sums in (stored, made) if candidates or may_be_sums else ():
+            if _frame_sums(first, 0, order, sums) == _stored(first, 16):
+                found.damage.append("its header")
+                return _Reader(found, order, first[8:16], sums)
+    return None
 
 
 @attrs.define
@@ -89,14 +102,15 @@ class _Reader:
     """Goes through the frames; ``sums`` are those of the last valid one."""
 
     found: Scan
-    order: str
+    order: Order
     salts: bytes
     sums: Sums
 
     def read(self, starts: Sequence[int]) -> None:
-        data, pending, damage = self.found.data, {}, []
-        header_damage = self.found.damage
-        self.found.damage = []
+        found, data = self.found, self.found.data
+        header_damage, found.damage = found.damage, []
+        pending: dict[int, int] = {}
+        damage: list[str] = []
         for number, start in enumerate(starts, 1):
             fault = self._take(start)
             if fault == "torn":
@@ -106,44 +120,65 @@ class _Reader:
             page, commit = struct.unpack_from(">2I", data, start)
             pending[page] = start + 24
             if commit:
-                self.found.pages.update(pending)
-                self.found.size, self.found.frames = commit, number
-                self.found.damage += damage
+                found.pages.update(pending)
+                found.size, found.frames = commit, number
+                found.damage += damage
                 pending, damage = {}, []
-        if self.found.frames:
-            self.found.damage[:0] = header_damage
+        if found.frames:
+            found.damage[:0] = header_damage
 
     def _take(self, start: int) -> str:
-        """Check one frame; returns what was put right in it, or ``torn``."""
+        """Check one frame; returns what is damaged in it, or ``torn``."""
         data = self.found.data
-        sums = _sum(data[start + 24 : start + FRAME], self.order, _sum(data[start : start + 8], self.order, self.sums))
-        stored, fault = _stored(data, start + 16), ""
-        if data[start + 8 : start + 16] != self.salts:
-            if sums != stored:
-                return "torn"  # of an older log
-            data[start + 8 : start + 16] = self.salts
-            fault = "its salt"
-        elif sums != stored:
-            if not _mend(data, [(start, start + 8), (start + 24, start + FRAME)], start + 16, self.order, self.sums):
-                return "torn"
-            fault = "one word"
-        self.sums = _stored(data, start + 16)
-        return fault
+        made, stored = _frame_sums(data, start, self.order, self.sums), _stored(data, start + 16)
+        is_salted = data[start + 8 : start + 16] == self.salts
+        if made == stored:
+            self.sums = stored
+            return "" if is_salted else "its salt"
+        if not is_salted:
+            return "torn"  # of an older log
+        candidates, may_be_sums = _explain((8 + PAGE) // 4, _off(stored, made))
+        if not candidates and not may_be_sums:
+            return "torn"
+        is_sums = may_be_sums and (not candidates or self._goes_on(start + FRAME, made))
+        self.sums = made if is_sums else stored
+        if len(candidates) == 1 and not is_sums:
+            self._mend(start, *candidates[0])
+        return "one word"
+
+    def _goes_on(self, start: int, sums: Sums) -> bool:
+        """Say whether the next frame is valid behind these sums."""
+        data = self.found.data
+        return len(data) >= start + FRAME and _frame_sums(data, start, self.order, sums) == _stored(data, start + 16)
+
+    def _mend(self, start: int, index: int, delta: int) -> None:
+        place = start + 4 * index + (16 if index >= 2 else 0)
+        form = ("<" if self.order == "little" else ">") + "I"
+        (word,) = struct.unpack_from(form, self.found.data, place)
+        struct.pack_into(form, self.found.data, place, (word + delta) & _MASK)
 
 
-def _stored(data: bytearray, at: int) -> Sums:
+def _frame_sums(data: bytes | bytearray, start: int, order: Order, sums: Sums) -> Sums:
+    return _sum(data[start + 24 : start + FRAME], order, _sum(data[start : start + 8], order, sums))
+
+
+def _off(stored: Sums, made: Sums) -> Sums:
+    return (stored[0] - made[0]) & _MASK, (stored[1] - made[1]) & _MASK
+
+
+def _stored(data: bytes | bytearray, at: int) -> Sums:
     first, second = struct.unpack_from(">2I", data, at)
     return first, second
 
 
-def _words(data: bytes | bytearray, order: str) -> array[int]:
+def _words(data: bytes | bytearray, order: Order) -> array[int]:
     words = array("I", bytes(data))
     if order != sys.byteorder:
         words.byteswap()
     return words
 
 
-def _sum(data: bytes | bytearray, order: str, sums: Sums) -> Sums:
+def _sum(data: bytes | bytearray, order: Order, sums: Sums) -> Sums:
     first, second = sums
     pairs = iter(_words(data, order))
     for one, other in zip(pairs, pairs):  # noqa: B905 - one iterator, taken twice at a time
@@ -155,27 +190,14 @@ def _sum(data: bytes | bytearray, order: str, sums: Sums) -> Sums:
 # -- damage within one word -------------------------------------------------------------------------------------------
 
 
-def _mend(data: bytearray, parts: list[tuple[int, int]], at: int, order: str, sums: Sums) -> bool:
-    """Put right the one word, among those of ``parts`` and of the sums at ``at``, that explains a wrong check sum."""
-    covered = b"".join(bytes(data[start:end]) for start, end in parts)
-    made, stored = _sum(covered, order, sums), _stored(data, at)
-    off = ((stored[0] - made[0]) & _MASK, (stored[1] - made[1]) & _MASK)
-    if 0 in off:
-        struct.pack_into(">2I", data, at, *made)
-        return True
-    found = _explain(len(covered) // 4, off)
-    if found is None:
-        return False
-    index, delta = found
-    places = [place for start, end in parts for place in range(start, end, 4)]
-    form = ("<" if order == "little" else ">") + "I"
-    (word,) = struct.unpack_from(form, data, places[index])
-    struct.pack_into(form, data, places[index], (word + delta) & _MASK)
-    return True
+def _explain(count: int, off: Sums) -> tuple[list[tuple[int, int]], bool]:
+    """
+    Find what explains that sums are off by so much.
 
-
-def _explain(count: int, off: Sums) -> tuple[int, int] | None:
-    """Find the word, of ``count``, and what must be added to it so that the sums change by ``off``."""
+    Returns the words, of ``count``, and what must be added to each, of which any one would do (a change of the highest
+    bits has the same effect in many places); and whether one of the two sums themselves can be what is damaged.
+    """
+    found = []
     for index, (first, second, inverse) in enumerate(_weights(count)):
         if first & 1:
             delta = off[0] * inverse & _MASK
@@ -184,8 +206,8 @@ def _explain(count: int, off: Sums) -> tuple[int, int] | None:
             delta = off[1] * inverse & _MASK
             fits = delta * first & _MASK == off[0]
         if fits:
-            return index, delta
-    return None
+            found.append((index, delta))
+    return found, 0 in off
 
 
 @lru_cache(maxsize=4)
