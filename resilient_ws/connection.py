@@ -27,11 +27,11 @@ from resilient_ws.frames import (
     Standing,
     Subscribed,
     Welcome,
-    sizes_of,
 )
 from resilient_ws.lane import Key, Lane
 from resilient_ws.liveness import Liveness
 from resilient_ws.outbox import Unacked
+from resilient_ws.sizes import sizes_of
 from resilient_ws.state import ConnectionInput, Phase, Role, next_phase
 
 WINDOW = 256 << 10

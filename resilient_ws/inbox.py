@@ -13,9 +13,10 @@ from enum import Enum
 
 from resilient_ws.config import Inbox
 from resilient_ws.exceptions import Gap, RemoteProtocolError
-from resilient_ws.frames import AckedMark, Batch, GapFrame, Payload, Position, Start, StreamAnswer, sizes_of
+from resilient_ws.frames import AckedMark, Batch, GapFrame, Payload, Position, Start, StreamAnswer
 from resilient_ws.ledger import Ledger
 from resilient_ws.records import Forgotten, Handled
+from resilient_ws.sizes import sizes_of
 from resilient_ws.subscription import Subscription
 
 MOST_STREAMS = 4096

@@ -12,8 +12,9 @@ from itertools import takewhile
 import attrs
 
 from resilient_ws.fates import Fates
-from resilient_ws.frames import Batch, Payload, size_of
+from resilient_ws.frames import Batch, Payload
 from resilient_ws.records import Mark, Void
+from resilient_ws.sizes import size_of
 
 Key = tuple[str, str]
 """(producer, stream)."""

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from resilient_ws.config import Outbox
 from resilient_ws.exceptions import OutboxFull, Rejected, RemoteProtocolError, Undelivered
 from resilient_ws.fates import Fate
-from resilient_ws.frames import HelloOutbound, Payload, size_of
+from resilient_ws.frames import HelloOutbound, Payload
 from resilient_ws.lane import Key, Lane
 from resilient_ws.ledger import Ledger
 from resilient_ws.records import Accepted, RestoredLane, Settled, Void, Withdrawn
+from resilient_ws.sizes import size_of
 
 MOST_LANES = 2048
 """Lanes with something unacked: a hello names each, and a node takes 4096 of a connection at most."""

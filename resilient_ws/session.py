@@ -16,13 +16,14 @@ from resilient_ws import events, frames
 from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.conversation import Action, Conversation, Dial, Rng, Settings, Shut, Write
 from resilient_ws.exceptions import Rejected, RemoteProtocolError, SessionClosed
-from resilient_ws.frames import Batch, Frame, Payload, Position, Start, size_of
+from resilient_ws.frames import Batch, Frame, Payload, Position, Start
 from resilient_ws.hearing import dispatch, on_written
 from resilient_ws.inbox import Run
 from resilient_ws.journalling import not_written_down, written_down
 from resilient_ws.ledger import Group
 from resilient_ws.losing import WAITING, check_connection, forgive_lateness, lose
 from resilient_ws.records import Record, Restored, SessionOver
+from resilient_ws.sizes import size_of
 from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, SessionState, next_session_state
 
 _EXPIRY_GRAIN = 0.05

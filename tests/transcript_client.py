@@ -15,6 +15,7 @@ from resilient_ws.exceptions import ConnectionLost
 from resilient_ws.fates import Fate
 from resilient_ws.records import Identity, RestoredLane
 from resilient_ws.session import Dial, Role, Session, Shut, Write
+from resilient_ws.sizes import size_of
 
 INSTANCE = "1a5e0c6f3b7d49c2a8e4f10b6c2d9e73"
 OPTIONAL = (f.Ack, f.Grant, f.Ping)
@@ -129,7 +130,7 @@ class ClientPlayer:
             box.restore(RestoredLane(producer, entry.stream, entry.first, payloads))
             return
         for payload in ["x"] * (entry.first - 1) + payloads:
-            box.accept(entry.stream, payload, f.size_of(payload), 0.0)
+            box.accept(entry.stream, payload, size_of(payload), 0.0)
         lane = box.lane(producer, entry.stream)
         assert lane is not None
         lane.wrote(entry.next - 1, 0.0, "4a3d2c1b0f9e8d7c6b5a49382716f5e4")

@@ -7,15 +7,17 @@ sentences. Times are milliseconds of wall time. No file and no SQL here.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
 
-from resilient_ws.frames import Payload, size_of
+from resilient_ws.frames import Payload
 from resilient_ws.journal import layout
 from resilient_ws.journal.layout import Row
 from resilient_ws.records import Handled, Identity, Mark, Restored, RestoredLane, Void
+from resilient_ws.sizes import size_of
 
 Key = tuple[str, str]
 GRAIN = 1000
@@ -32,7 +34,8 @@ class Lane:
     Attributes:
         created: Turn of its creation.
         first, next: Its first message without an ack, and the one after its last.
-        runs: (seq, welcome): messages from ``seq`` on can first have got out under that welcome.
+        runs: (seq, welcome): messages from ``seq`` on can first have got out under that welcome, or, where that one was
+            not written down, under the next.
         is_restored: Of an earlier opening: it goes when it is empty.
     """
 
@@ -112,6 +115,14 @@ class Contents:
     instances: dict[int, str] = attrs.field(factory=dict)
     welcomed: dict[int, tuple[int, int, str]] = attrs.field(factory=dict)
     ids: dict[int, bool] = attrs.field(factory=dict)
+
+    def needed_welcomes(self) -> set[int]:
+        """Return the numbers of those that a message is about, and of the last one."""
+        numbers = sorted(self.welcomed)
+        needed = {numbers[-1]} if numbers else set()
+        for welcome in {welcome for lane in self.lanes.values() for welcome in lane.needs()}:
+            needed.update(numbers[bisect_left(numbers, welcome) :][:1])
+        return needed
 
     def journal_values(self) -> tuple[Any, ...]:
         """Return what the journal's own row says: with it a row that is missing shows."""
@@ -207,10 +218,12 @@ def _births(backlog: Backlog) -> list[tuple[int, int]]:
 def _marks(backlog: Backlog, contents: Contents) -> list[tuple[int, int, str]]:
     """Say what a server may have: it can have got a message from its birth on, or from the first welcome on."""
     marks: list[tuple[int, int, str]] = []
+    numbers = sorted(contents.welcomed)
     for seq, at, welcome in backlog.births:
-        if welcome not in contents.welcomed:
+        index = bisect_left(numbers, welcome)
+        if index == len(numbers):
             continue
-        _, welcomed_at, incarnation = contents.welcomed[welcome]
+        _, welcomed_at, incarnation = contents.welcomed[numbers[index]]
         since = max(at, welcomed_at)
         if marks and marks[-1][2] == incarnation and 0 <= since - marks[-1][1] <= GRAIN:
             marks[-1] = (seq, marks[-1][1], incarnation)

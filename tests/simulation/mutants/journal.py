@@ -7,11 +7,11 @@ from unittest.mock import patch
 
 from resilient_ws import frames, hearing, journalling
 from resilient_ws.conversation import Conversation
-from resilient_ws.frames import size_of
 from resilient_ws.inbox import Arrivals
 from resilient_ws.ledger import Ledger
 from resilient_ws.outbox import Unacked
 from resilient_ws.records import Forgotten, Handled, RestoredLane, Void, Welcomed, Withdrawn
+from resilient_ws.sizes import size_of
 from resilient_ws.subscription import Subscription
 from tests.simulation.mutants.mutant import Mutant, replaced, together
 
