@@ -50,7 +50,7 @@ class Changes:
     def __init__(self, contents: Contents, to_wall: Callable[[float], int]) -> None:
         self.contents = contents
         self.turn = contents.turn
-        self.pages = 0
+        self.pages = 0.0
         self._to_wall = to_wall
         self._connection: Any = None
         self._undo: list[tuple[Any, ...]] = []
@@ -197,7 +197,7 @@ class Changes:
             key += len(contents)
             size += sum(map(len, contents))
         self._last_message = key - 1
-        self.pages += 2 + (size + 20 * (key - start)) // layout.PAGE
+        self.pages += 1 + _frames(size + 10 * (key - start))
 
     def _new_lane(self, key: Key, first: int) -> Lane:
         lane = Lane(0, *key, self.turn, first, first)
@@ -291,6 +291,12 @@ class Changes:
             self._remove(kept[0])
             self._note(setattr, self.contents, "identity", kept)
             self.contents.identity = None
+
+
+def _frames(size: int) -> float:
+    """Estimate what so many bytes of new rows add to the log beside the page that they begin in (measured)."""
+    filled = size / layout.PAGE
+    return filled + 2.7 * min(1.0, filled)  # where a page is added, those that say so are written too
 
 
 def _reset(table: dict[Any, Any], key: Any, value: Any) -> None:

@@ -84,6 +84,7 @@ class Journal:
         self._contents = contents
         self._changes = Changes(contents, to_wall)
         self._connection: Any = None
+        self._cursor: Any = None
         self._stopped: JournalError | None = None
         self._is_durable = True
         self._is_unsure = False
@@ -107,6 +108,7 @@ class Journal:
             for setting in _SETTINGS:
                 self._connection.execute(f"PRAGMA {setting}").fetchall()
             self._compare()
+            self._cursor = self._connection.cursor()  # one for all: making one costs as much as what it executes
             self._transact(lambda: self._changes.begin_opening(instance, sync), durable=True)
         except sqlite3.Error as error:
             if "locked" in str(error):
@@ -174,13 +176,13 @@ class Journal:
         """Carry out one transaction; an exception leaves it open, for whoever handles that."""
         if self._is_unsure:
             self._take_back()
-        run, changes = self._connection.execute, self._changes
+        run, changes = self._cursor.execute, self._changes
         if durable is not self._is_durable:
             run(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._is_durable = durable
         self._is_unsure = True
         run("BEGIN IMMEDIATE")
-        changes.begin(self._connection)
+        changes.begin(self._cursor)
         if put is not None:
             put()
         changes.flush(is_whole=is_whole)
