@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ class Model:
         """Return {seq: (item, birth, can have been written since, under which incarnation)}."""
         found = {}
         for seq, (item, at, welcome) in self.lanes[key].items():
-            first = self.welcomes.get(welcome)
+            number = min((number for number in self.welcomes if number >= welcome), default=0)
+            first = self.welcomes.get(number)
             found[seq] = (item, at, None if first is None else max(at, first.at), first and first.incarnation)
         return found
 
@@ -183,6 +185,16 @@ def files_of(path: Path) -> dict[str, bytes]:
     return {name.name: name.read_bytes() for name in sorted(path.parent.iterdir()) if not name.name.endswith(".lock")}
 
 
+def abandoned(path: Path, write: Callable[[Journal], None]) -> None:
+    """Have a journal at ``path`` as a SIGKILL leaves it after ``write``."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+        with journal_at(Path(place, path.name)) as journal:
+            write(journal)
+            copy = copied(Path(place, path.name), Path(place, "copy"))
+        for name in copy.parent.iterdir():
+            name.rename(path.parent / name.name)
+
+
 def flip(path: Path, offset: int, bits: int = 0x01) -> None:
     """Flip bits of one byte."""
     with path.open("r+b") as file:
@@ -193,10 +205,13 @@ def flip(path: Path, offset: int, bits: int = 0x01) -> None:
 
 
 def rich(path: Path, *, is_closed: bool) -> Restored:
-    """Make a journal with something of everything in it, in the file and in its log, as a SIGKILL would leave it."""
-    place = path.parent / "made"
-    place.mkdir()
-    journal = opened(place / path.name)
+    """Make a journal with something of everything in it, closed, or as a SIGKILL leaves it with a log."""
+    abandoned(path, lambda journal: _enrich(journal, is_closed=is_closed))
+    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+        return restored_from(copied(path, Path(place, "copy")))
+
+
+def _enrich(journal: Journal, *, is_closed: bool) -> None:
     journal.write([welcomed(1), accepted(1, *(f"text {n} " * 20 for n in range(60)))], durable=True)
     journal.write([accepted(61, b"bytes", "x" * 9000), accepted(1, "other", stream="t")], durable=True)
     journal.write([handled(f"in/{n}", n) for n in range(20)], durable=True)
@@ -207,14 +222,6 @@ def rich(path: Path, *, is_closed: bool) -> Restored:
     journal.write([accepted(64, *(f"more {n}" for n in range(40)), welcome=2), Settled(P, "s", 4)], durable=True)
     if is_closed:
         journal.close()
-    copied(place / path.name, path.parent / "copy")
-    journal.close()
-    expected = restored_from(place / path.name)
-    for name in (path.parent / "copy").iterdir():
-        name.rename(path.parent / name.name)
-    shutil.rmtree(place)
-    (path.parent / "copy").rmdir()
-    return expected
 
 
 def said_of(path: Path, expected: Restored) -> str:

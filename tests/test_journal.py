@@ -258,6 +258,12 @@ def test_welcomes_that_no_message_needs_are_forgotten(path: Path) -> None:
     assert restored_from(path).welcomes == 31
 
 
+def test_a_welcome_that_was_not_written_down_counts_as_the_next(path: Path) -> None:
+    """Two that follow each other quickly are one record: what waited for the first went out under the second."""
+    known = after(path, accepted(1, "one", at=900.0, welcome=1), welcomed(2, at=950.0, incarnation="two"))
+    assert known.lanes[0].marks == (Mark(1, 950.0, "two"),)
+
+
 # -- an interrupt -----------------------------------------------------------------------------------------------------
 
 

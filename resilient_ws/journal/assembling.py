@@ -171,16 +171,16 @@ class _Assembly:
         return head[1], head[2]
 
     def _check_welcomes(self) -> None:
-        """A welcome that a message may have got out under, and that is not there, was of a server that nobody knows."""
+        """Where welcomes are missing, a message may have got out under one, to a server that nobody knows."""
         contents = self.contents
+        if self.counts is not None and self.counts[layout.WELCOME - 1] <= len(contents.welcomed):
+            return
         needed = {welcome for lane in self.lanes.values() for welcome in lane.needs()}
-        if self.counts is None and needed:
-            contents.welcomes = max(contents.welcomes, *needed)
-        gone = sorted(number for number in needed - contents.welcomed.keys() if 0 < number <= contents.welcomes)
-        if gone:
-            self.missing.append(f"the welcomes {gone[:8]}, which messages refer to")
-        for number in gone:
-            contents.welcomed[number] = (0, 0, "")
+        if self.counts is None:
+            contents.welcomes = max(contents.welcomes, *needed, 0)
+        for number in needed - contents.welcomed.keys():
+            if number <= contents.welcomes:
+                contents.welcomed[number] = (0, 0, "")
 
 
 def _item(message: Message) -> Any:

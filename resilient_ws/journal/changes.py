@@ -264,11 +264,10 @@ class Changes:
         contents = self.contents
         at = self._to_wall(record.at)
         self._forget_welcome(record.number)
-        needed = {welcome for lane in contents.lanes.values() for welcome in lane.needs()}
-        for number in contents.welcomed.keys() - needed:
-            self._forget_welcome(number)
         key = self._new_fact(layout.WELCOME, (record.number, at, record.incarnation))
         self._set(contents.welcomed, record.number, (key, at, record.incarnation))
+        for number in contents.welcomed.keys() - contents.needed_welcomes():
+            self._forget_welcome(number)
         self._note(setattr, contents, "welcomes", contents.welcomes)
         contents.welcomes = max(contents.welcomes, record.number)
         self._note(setattr, contents, "identity", contents.identity)

@@ -140,9 +140,9 @@ class _Reader:
         candidates, may_be_sums = _explain((8 + PAGE) // 4, _off(stored, made))
         if not candidates and not may_be_sums:
             return "torn"
-        is_sums = may_be_sums and (not candidates or self._goes_on(start + FRAME, made))
-        self.sums = made if is_sums else stored
-        if len(candidates) == 1 and not is_sums:
+        is_data = bool(candidates) and (not may_be_sums or self._goes_on(start + FRAME, stored))
+        self.sums = stored if is_data else made
+        if is_data and len(candidates) == 1:
             self._mend(start, *candidates[0])
         return "one word"
 
