@@ -1,7 +1,8 @@
 """
-``python -m server_fixture``: ``up`` starts a cluster, ``demo`` shows that sessions survive its nodes.
+``python -m server_fixture``: ``up`` starts a cluster, ``demo`` shows that sessions survive its nodes, ``kills`` that a
+journal survives its device.
 
-Here live arguments, output and exit codes; what runs is in ``cluster.py`` and ``demo.py``.
+Here live arguments, output and exit codes; what runs is in ``cluster.py``, ``demo.py`` and ``killing.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from server_fixture.commands import parse
@@ -49,7 +50,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_node_command(demo)
     demo.set_defaults(run=_demo)
+    _add_kills(commands.add_parser)
     return parser
+
+
+def _add_kills(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    kills = add_parser(
+        "kills",
+        help="kill devices that have a journal, and nodes, and check that nothing is lost or seen twice",
+        description="Exit status 0: all held and the run proves it; 1: an anomaly; 2: the run proves nothing.",
+    )
+    kills.add_argument("--kills", type=int, default=1000, help="of devices (default 1000)")
+    kills.add_argument("--seed", type=int, help="of the schedule (default: a random one, which is printed)")
+    kills.add_argument("--nodes", type=int, default=3, help="how many (default 3)")
+    kills.add_argument("--sync", choices=("full", "normal"), default="full", help="as Outbox.sync (default full)")
+    kills.add_argument("--json", metavar="FILE", help="write the numbers there")
+    kills.add_argument(
+        "--no-journal", action="store_true", help="negative control: each life has a file of its own; must exit 1"
+    )
+    kills.set_defaults(run=_kills)
 
 
 def _add_node_command(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +129,25 @@ def _demo(arguments: argparse.Namespace) -> int:
     print(f"{options.command}", flush=True)
     with contextlib.closing(display_for(sys.stdout)) as display:
         outcome, kept = run_demo(options, display.show)
+    for line in verdict_lines(outcome, options.command, kept):
+        print(line, flush=True)
+    if arguments.json is not None:
+        Path(arguments.json).write_text(json.dumps(outcome.report, indent=2) + "\n", encoding="utf-8")
+    return outcome.exit_code
+
+
+def _kills(arguments: argparse.Namespace) -> int:
+    from server_fixture.killing import Options, run_kills, verdict_lines
+
+    options = Options(
+        kills=arguments.kills,
+        seed=random.SystemRandom().randrange(1 << 32) if arguments.seed is None else arguments.seed,
+        nodes=arguments.nodes,
+        sync=arguments.sync,
+        journal=not arguments.no_journal,
+    )
+    print(f"{options.command}", flush=True)
+    outcome, kept = run_kills(options, lambda line: print(line, flush=True))
     for line in verdict_lines(outcome, options.command, kept):
         print(line, flush=True)
     if arguments.json is not None:
