@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import tenacity
@@ -32,6 +32,9 @@ PATIENCE = 60.0
 """Seconds that the last life waits for acks, and for each message of the feed."""
 PAUSE = 0.008
 """Seconds between two messages of a lane at most."""
+NO_SERVER = 1.0
+"""Seconds after which a device that waits for a server counts as one without."""
+Ready = Literal["born", "opened", "heard"]
 _SEND_FAILED = 3
 # For nodes on the same machine, where a refused dial costs nobody anything.
 RETRY = resilient_ws.Retry(wait=tenacity.wait_fixed(0.05), stable_after=1.0, connect_timeout=3.0)
@@ -60,7 +63,9 @@ class Orders:
         lanes: The streams that it publishes on, a thread each, with the first number; none in the last life.
         seed: Of its pauses.
         until: The last life's: ends when it has got this message of the feed, and everything is committed.
-        close_after: Seconds after which it closes its Client and ends; None: it lives until it is killed.
+        ready: When it says that it lives: before it opens its journal (``born``), behind that (``opened``), or when it
+            was welcomed by a server (``heard``; after a second at the latest, for there may be none).
+        close_after: Seconds after that after which it closes its Client and ends; None: it lives until it is killed.
     """
 
     urls: list[str]
@@ -71,6 +76,7 @@ class Orders:
     mode: Mode
     lanes: dict[str, int]
     seed: str
+    ready: Ready = "heard"
     until: int | None = None
     close_after: float | None = None
 
@@ -85,6 +91,7 @@ class Log:
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self.is_welcome = threading.Event()
 
     def note(self, *words: object) -> None:
         """Write a line."""
@@ -94,6 +101,7 @@ class Log:
         """Note an event, if a judge wants to know of it."""
         if isinstance(event, events.Connected):
             self.note("welcome")
+            self.is_welcome.set()
         elif isinstance(event, events.Resumed):
             self.note("resume")
         elif isinstance(event, events.JournalOpened) and not event.notes:
@@ -123,7 +131,12 @@ class Device:
             outbox=Outbox(journal=orders.journal, sync=orders.sync),
             on_event=self.log.heard,
         )
+        if orders.ready == "opened":
+            announce_ready()
         lanes = [self._thread(self._publish, client, lane, first) for lane, first in orders.lanes.items()]
+        if orders.ready == "heard":
+            self.log.is_welcome.wait(NO_SERVER)
+            announce_ready()
         if orders.until is not None:
             client.flush(PATIENCE)
         self._consume(client)
@@ -179,7 +192,8 @@ def main() -> int:
     die_with_parent()
     orders = Orders(**json.loads(sys.argv[1]))
     log = Log(orders.log)
-    announce_ready()
+    if orders.ready == "born":
+        announce_ready()
     try:
         Device(orders, log).live()
     except Exception as error:

@@ -27,13 +27,17 @@ from server_fixture.lives import End, Life, Mode
 from server_fixture.process import Child, ChildFailed
 
 SHORTEST, LONGEST = 0.02, 0.4
-"""Seconds that a device lives until it is killed; what Python needs to start is not counted."""
+"""Seconds that a device lives until it is killed."""
+READY: tuple[device.Ready, ...] = ("born", "opened", "heard", "heard")
+"""From when on those are counted; never what Python needs to start."""
 CLOSES = 0.1
 """Part of the lives that close their Client about when the kill comes, so that it often comes in the middle of that."""
-NODES_EVERY = 1.0
+NODES_EVERY = 2.0
 """Seconds between two kills of nodes, on average."""
 FEED_RATE = 60.0
 """Messages a second of the feed that the devices consume."""
+RETENTION = 1_000_000
+"""Messages that a stream keeps; a run that is longer than that would find a gap."""
 PEACE = 90.0
 """Seconds that the last life of a device gets."""
 MOST_REASONS = 12
@@ -100,7 +104,7 @@ class Owner:
         while self.kills < self.quota and not stopping.is_set():
             lasts = self._rng.uniform(SHORTEST, LONGEST)
             closes = lasts - self._rng.uniform(0.0, 0.03) if self._rng.random() < CLOSES else None
-            child = self._start(close_after=closes)
+            child = self._start(ready=self._rng.choice(READY), close_after=closes)
             if self._end(child, lasts) == "failed":
                 return
 
@@ -108,7 +112,9 @@ class Owner:
         """Have it live a last time, in peace, until it has everything and everything that it sent is committed."""
         self._end(self._start(until=until), PEACE)
 
-    def _start(self, *, until: int | None = None, close_after: float | None = None) -> Child:
+    def _start(
+        self, *, ready: device.Ready = "born", until: int | None = None, close_after: float | None = None
+    ) -> Child:
         number, place = len(self.lives) + 1, self.cluster.directory
         orders = device.Orders(
             urls=self.cluster.urls,
@@ -119,6 +125,7 @@ class Owner:
             mode=self.mode,
             lanes=dict(self._next) if until is None else {},
             seed=f"{self.options.seed}:{number}",
+            ready=ready,
             until=until,
             close_after=None if close_after is None else max(0.0, close_after),
         )
@@ -211,7 +218,7 @@ def run_kills(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | Non
         ChildFailed: A node or the store ended by itself, or a device did not start.
     """
     started_at = time.monotonic()
-    with Cluster(options.nodes) as cluster:
+    with Cluster(options.nodes, flags={"retention": RETENTION}) as cluster:
         nemesis = Nemesis(cluster, _ignore, options.seed, NODES_EVERY)
         share = len(_MODES)
         owners = [Owner(options, cluster, mode, (options.kills + at) // share) for at, mode in enumerate(_MODES)]

@@ -149,21 +149,27 @@ def _receiving(lives: Sequence[Life], end: int) -> list[str]:
     found = []
     given = handled = 0
     for life in lives:
+        again: list[int] = []
+        behind: list[int] = []
+        over: list[int] = []
         last = given
         for place, number in enumerate(life.got):
-            where = f"life {life.number} got {number}"
-            if place == 0 and handled < number <= given:
-                pass  # it was in hand
-            elif number <= handled:
-                found.append(f"{where} again, which was acked before")
-            elif number <= last:
-                found.append(f"{where} after {last}")
+            if number <= handled:
+                again.append(number)
             elif number > last + 1:
-                found.append(f"{where} after {last}, so it never got what is between")
+                over += range(last + 1, number)
+            elif number <= last and place > 0:
+                behind.append(number)
             last = number
+        for what, numbers in (
+            ("acked in an earlier life and given again", again),
+            ("given after a later one", behind),
+            ("passed over", over),
+        ):
+            found += [f"life {life.number}: {text}" for text in _named(what, numbers)]
         given, handled = max(given, last), max(handled, life.handled)
     if given != end:
-        found.append(f"its last message is {given} of a feed that ends with {end}")
+        found.append(f"the last message that was given is {given}, of a feed that ends with {end}")
     return found
 
 
