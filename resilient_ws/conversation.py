@@ -18,6 +18,7 @@ from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.connection import Connection
 from resilient_ws.endpoints import EndpointPool, shown
 from resilient_ws.frames import Batch, Frame, Start
+from resilient_ws.gathering import Gathering
 from resilient_ws.inbox import Arrivals
 from resilient_ws.ledger import Ledger
 from resilient_ws.outbox import Unacked
@@ -123,6 +124,7 @@ class Conversation:
         self.fatal: dict[str, Exception] = {}
         self.actions: list[Action] = []
         self.events: list[events.Event] = []
+        self.gathering = Gathering()
         self.counts = {"connects": 0, "resumes": 0, "sent": 0}
         self.now = now
         for lane in () if restored is None else restored.lanes:

@@ -8,7 +8,6 @@ path: the thread that waits for a message reads it. What follows from a step is 
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,26 +15,15 @@ from typing import Any
 import attrs
 
 from resilient_ws.bell import Bell
-from resilient_ws.exceptions import ConnectError, ConnectionLost, RemoteProtocolError, ResilientWSError
+from resilient_ws.exceptions import ConnectError, ConnectionLost
 from resilient_ws.keeper import Keeper, Waiter, Watch, keeper_for, waiters
 from resilient_ws.performing import Performer
 from resilient_ws.persisting import Persister
-from resilient_ws.wired import Wired
+from resilient_ws.wired import Arrived, Wired
 
 USER_IDLE = 0.05
 """Seconds after which the keeper reads for a user who does not."""
 _KEEPER = -1
-
-_log = logging.getLogger("resilient_ws.driver")
-
-
-@attrs.define(eq=False)
-class _Arrived:
-    """What one read brought, on its way to the session."""
-
-    wired: Wired
-    items: list[Any] = attrs.field(factory=list)
-    error: Exception | None = None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -69,7 +57,7 @@ class Driver:
     _left_at: float = 0.0
     _kept: Watch | None = None
     _planned: float | None = None
-    _untold: list[_Arrived] = attrs.field(factory=list)
+    _untold: list[Arrived] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.performer.nudge = self._nudge
@@ -208,8 +196,12 @@ class Driver:
     def _nudge(self) -> None:
         """Wake whoever waits, if it would now have to wait differently; the lock is held."""
         self._changed.ring()
+        gathers_until = self.performer.session.gathers_until()
         if not self._is_sleeping and not self._is_kept and self._is_armed:
-            return  # somebody is about to look
+            # Somebody is about to look, but for gathered messages perhaps too late.
+            if gathers_until is not None:
+                self._keeper.ask(self, gathers_until)
+            return
         if self._is_sleeping and self._waiter is not None:
             if self._is_out_of_step(self._waiter.watch):
                 self._waiter.wake()
@@ -236,36 +228,19 @@ class Driver:
             self._tell(self._untold)
         untold = self._untold = []
         for wired in dict.fromkeys([*ready, *self.performer.connections.buffered]):
-            untold.append(_Arrived(wired))
-            self._read(untold[-1])
+            untold.append(Arrived(wired))
+            wired.read_into(untold[-1])
         if self._tell(untold):
             self.performer.perform()
 
-    def _read(self, one: _Arrived) -> None:
-        wired = one.wired
-        if wired.is_retired:
-            return
-        try:
-            if wired.transport.wants_write:
-                wired.transport.flush()
-            messages = wired.transport.receive()
-            if messages and wired.leave_at is None:
-                one.items = wired.codec.decode(messages)
-                one.error = wired.codec.failure
-        except (ResilientWSError, MemoryError) as error:
-            one.error = error
-        except Exception as error:
-            _log.exception("resilient_ws.decoding_failed")
-            one.error = RemoteProtocolError(f"the dialect's decoder failed with {type(error).__name__}")
-
-    def _tell(self, arrived: Sequence[_Arrived]) -> bool:
+    def _tell(self, arrived: Sequence[Arrived]) -> bool:
         performer = self.performer
         with performer.look() as now:
             performer.change(self._tell_all, arrived, now)
             self._changed.ring()
             return performer.settled()
 
-    def _tell_all(self, arrived: Sequence[_Arrived], now: float) -> None:
+    def _tell_all(self, arrived: Sequence[Arrived], now: float) -> None:
         self._untold = []
         for one in arrived:
             self._tell_one(one, now)
@@ -273,7 +248,7 @@ class Driver:
         if at is not None and at <= now:
             self._run_timers(now)
 
-    def _tell_one(self, one: _Arrived, now: float) -> None:
+    def _tell_one(self, one: Arrived, now: float) -> None:
         wired, performer = one.wired, self.performer
         if wired.is_retired:
             return
@@ -315,11 +290,12 @@ class Driver:
         """
         with self.performer.lock:
             now = self.performer.clock()
-            if self._reader is not None or (not self._is_kept and now < self._left_at + USER_IDLE):
-                watch.sync({})
-                return self._look_again(now)
-            self._reader, self._is_kept, self._is_armed = _KEEPER, True, True
-            self._put_waiter_back()
+            is_needed = self._reader is None and (self._is_kept or now >= self._left_at + USER_IDLE)
+            if is_needed:
+                self._reader, self._is_kept, self._is_armed = _KEEPER, True, True
+                self._put_waiter_back()
+        if not is_needed:
+            return self._attend_shortly(watch)
         try:
             self._take_in(ready)
         finally:
@@ -330,6 +306,17 @@ class Driver:
                 self._planned = at = self._next_deadline()
                 self._changed.ring()
         return now if self.performer.connections.buffered else at
+
+    def _attend_shortly(self, watch: Watch) -> float | None:
+        """Leave the reading to the user's thread, and write what was gathered."""
+        with self.performer.lock:
+            now = self.performer.clock()
+            watch.sync({})
+            at, until = self._look_again(now), self.performer.session.hurry_if_due(now)
+            has_work = self.performer.settled()
+        if has_work:
+            self.performer.perform()
+        return min((when for when in (at, until) if when is not None), default=None)
 
     def _put_waiter_back(self) -> None:
         waiter, self._waiter = self._waiter, None

@@ -83,6 +83,7 @@ def become_primary(core: Conversation, connection: Connection, welcome: frames.W
     core.advice = welcome.keepalive
     connection.liveness = _liveness(core, core.advice, now)
     core.primary = connection
+    core.gathering.hurry()
     core.dial_at = core.hedge_at = None
     core.welcomed_once = True
     core.fatal.clear()
@@ -192,6 +193,7 @@ def committed(core: Conversation, connection: Connection, marks: tuple[frames.Se
         if producer is None:
             raise RemoteProtocolError(f"an ack names producer {mark.producer}, which the hello did not", code=4400)
         if core.outbox.committed(producer, mark.stream, mark.seq):
+            core.gathering.hurry()
             connection.progressed = True
             core.violations = core.too_big = 0
 

@@ -24,6 +24,7 @@ def written_down(core: Conversation, now: float, *, durable: bool) -> None:
             keep_place(core, group)
     if core.max_message < core.settings.wire.max_message:
         withdraw_larger(core)
+    core.gathering.hurry()
     core.after_taking(now)
 
 

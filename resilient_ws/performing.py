@@ -40,6 +40,8 @@ from resilient_ws.wired import Connections, Opener, Transport, Wired
 LEAVE_TIMEOUT = 1.0
 """Seconds that a peer has to answer our close frame."""
 
+_FORKED = "this Client was opened before a fork and belongs to the parent process; open a new one"
+
 _log = logging.getLogger("resilient_ws.driver")
 
 
@@ -108,7 +110,7 @@ class Performer:
             Forked: This is another process than the one that opened the Client.
         """
         if self.is_forked:
-            raise Forked("this Client was opened before a fork and belongs to the parent process; open a new one")
+            raise Forked(_FORKED)
         with self.lock:
             self._mend()
             yield self.clock()
@@ -135,6 +137,15 @@ class Performer:
             raise
         self._is_changing = False
         return result
+
+    def act(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Make one change, ``call(*args, now)``; as :meth:`look` and :meth:`change` do, for what is done often."""
+        if self.is_forked:
+            raise Forked(_FORKED)
+        with self.lock:
+            if self._is_changing or self._is_collecting:
+                self._mend()
+            return self.change(call, *args, self.clock())
 
     def _mend(self) -> None:
         """Deal with what an interrupt has torn; the lock is held."""

@@ -346,6 +346,7 @@ class Receivers:
                 raise self.end_error()  # nobody knows what the session's own items come after
             if is_first:
                 performer.change(self.tell_progress, now)
+                session.hurry()
             is_first = False
             if session.has_items:
                 performer.change(self._take, receiver, owner, limit, now)

@@ -45,25 +45,24 @@ class Sender:
             raise ValueError("send() does not know where to: pass stream= here, or to connect()")
         performer = self.driver.performer
         try:
-            with performer.look() as now:
-                producer, seq, group = self._accept(name, payload, now)
+            producer, seq, group, is_quiet = performer.act(self._accept, name, payload)
         except OutboxFull as full:
             if self.arguments.outbox.policy != "block":
                 raise
-            producer, seq, group = self._send_later(name, payload, full)
+            producer, seq, group, is_quiet = self._send_later(name, payload, full)
         persister = self.driver.persister
         if group is not None and persister is not None and seq:
             persister.secure_messages(group)
-        else:
+        elif not is_quiet:
             performer.perform()
         return producer, name, seq
 
-    def _accept(self, name: str, payload: Payload, now: float) -> tuple[str, int, Group | None]:
+    def _accept(self, name: str, payload: Payload, now: float) -> tuple[str, int, Group | None, bool]:
         """Give a message to the session; the lock is held."""
         self.check_open()
-        performer = self.driver.performer
-        producer, seq = performer.change(performer.session.send, name, payload, now)
-        return producer, seq, performer.session.unwritten
+        session = self.driver.performer.session
+        producer, seq = session.send(name, payload, now)
+        return producer, seq, session.unwritten, session.is_quiet
 
     def check_open(self) -> None:
         """Raise where the Client or its session is over; in a step."""
@@ -76,6 +75,7 @@ class Sender:
         session = performer.session
         deadline = self.driver.deadline(timeout)
         with performer.look():
+            session.hurry()
             accepted = session.accepted()  # what other threads send meanwhile is not waited for
         if not self.driver.pump(lambda now: session.has_settled(accepted) or performer.has_ended, deadline):
             what = f"{session.outbox_size[0]} messages have no ack yet; they are still on their way"
@@ -100,6 +100,7 @@ class Sender:
     def wait_for(self, receipt: Receipt, timeout: float | None) -> None:
         """Wait for the outcome of a message (see ``Receipt.result``)."""
         session, of = self.driver.performer.session, (receipt.producer, receipt.stream, receipt.seq)
+        session.hurry()
         if not self.driver.pump(lambda now: session.outcome(*of) is not False, self.driver.deadline(timeout)):
             raise TimeoutError(f"{receipt!r} has no ack yet; it is on its way{session.trouble}")
 
@@ -110,14 +111,14 @@ class Sender:
         if unacked:
             raise Undelivered(unacked, is_kept=self.driver.persister is not None) from error
 
-    def _send_later(self, name: str, payload: Payload, full: OutboxFull) -> tuple[str, int, Group | None]:
-        accepted: list[tuple[str, int, Group | None]] = []
+    def _send_later(self, name: str, payload: Payload, full: OutboxFull) -> tuple[str, int, Group | None, bool]:
+        accepted: list[tuple[str, int, Group | None, bool]] = []
         last = full
 
         def attempt(now: float) -> bool:
             nonlocal last
             try:
-                accepted.append(self._accept(name, payload, now))
+                accepted.append(self.driver.performer.change(self._accept, name, payload, now))
             except OutboxFull as still_full:
                 last = still_full
                 self._check_slow_consumer()

@@ -125,7 +125,31 @@ class Session:
         self._core.now = now
         self._core.counts["sent"] += 1
         is_online = self._core.primary is not None
+        if is_online:
+            gathering = self._core.gathering
+            gathering.add(size, now, is_in_flight=outbox.messages > gathering.messages)
         return outbox.producer, outbox.accept(stream, data, size, now, is_online=is_online)
+
+    def hurry(self) -> None:
+        """Somebody waits for what was sent: let it go out with the next step."""
+        self._core.gathering.hurry()
+
+    def gathers_until(self) -> float | None:
+        """Return when gathered messages go out, where that is news to the caller (see ``gathering.py``)."""
+        return self._core.gathering.newly_until()
+
+    def hurry_if_due(self, now: float) -> float | None:
+        """Let gathered messages go out if it is time; returns when it will be."""
+        until = self._core.gathering.until
+        if until is not None and now >= until:
+            self._core.gathering.hurry()
+            return None
+        return until
+
+    @property
+    def is_quiet(self) -> bool:
+        """The last message only gathers: nothing is to be carried out, and no deadline has moved."""
+        return self._core.gathering.is_quiet
 
     def _make_room(self, stream: str, size: int, now: float) -> bool:
         outbox, policy = self._core.outbox, self._core.settings.outbox.policy
@@ -155,6 +179,7 @@ class Session:
 
         With automatic acks everything that the receiver took before counts as handled.
         """
+        self._core.gathering.hurry()
         taken = self._core.inbox.take(limit, receiver)
         self._core.after_taking(now)
         return taken
@@ -286,6 +311,7 @@ class Session:
             self._core.hedge_at = None
             if self._core.primary is None and self._core.is_racing():
                 self._core.dial(now, Role.CANDIDATE)
+        self.hurry_if_due(now)
         if self._core.ack_at is not None and now >= self._core.ack_at and self._core.primary is not None:
             self._core.confirm(self._core.primary)
         self._core.check_stable(now)
@@ -298,9 +324,10 @@ class Session:
     def actions(self) -> list[Action]:
         """Return what is to be done, in order, and forget it."""
         primary = self._core.primary
-        if primary is not None:
+        if primary is not None and self._core.gathering.until is None:
             batches: list[Batch | Frame] = list(primary.outbound(self._core.outbox, self._core.now))
             if batches:
+                self._core.gathering.written()
                 self._core.write(primary, batches)
         found, self._core.actions = self._core.actions, []
         return found
@@ -314,7 +341,14 @@ class Session:
         """Return when :meth:`handle_timer` is due, None where nothing is awaited."""
         if self._core.state is SessionState.ENDED:
             return None
-        own = (self._core.dial_at, self._core.hedge_at, self._core.ack_at, self._expires_at(), self._persist_at())
+        own = (
+            self._core.dial_at,
+            self._core.hedge_at,
+            self._core.ack_at,
+            self._core.gathering.until,
+            self._expires_at(),
+            self._persist_at(),
+        )
         due = [at for at in own if at is not None]
         for connection in self._core.connections.values():
             if connection.deadline is not None:

@@ -6,6 +6,7 @@ Nothing is decided here, and nothing waits.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any, Protocol
@@ -13,6 +14,9 @@ from typing import Any, Protocol
 import attrs
 
 from resilient_ws.dialects import Codec
+from resilient_ws.exceptions import RemoteProtocolError, ResilientWSError
+
+_log = logging.getLogger("resilient_ws.driver")
 
 
 class Transport(Protocol):
@@ -70,6 +74,23 @@ class Wired:
     def fileno(self) -> int:
         return self.transport.fileno()
 
+    def read_into(self, arrived: Arrived) -> None:
+        """Read and decode once; not under the session's lock, because a dialect may be a user's."""
+        if self.is_retired:
+            return
+        try:
+            if self.transport.wants_write:
+                self.transport.flush()
+            messages = self.transport.receive()
+            if messages and self.leave_at is None:
+                arrived.items = self.codec.decode(messages)
+                arrived.error = self.codec.failure
+        except (ResilientWSError, MemoryError) as error:
+            arrived.error = error
+        except Exception as error:
+            _log.exception("resilient_ws.decoding_failed")
+            arrived.error = RemoteProtocolError(f"the dialect's decoder failed with {type(error).__name__}")
+
     def unwatched(self) -> None:
         """No selector has it any more."""
         if self.is_retired:
@@ -104,6 +125,15 @@ class Wired:
         elif self.stuck_since is None or left < self._stuck_bytes:
             self.stuck_since = now
         self._stuck_bytes = left
+
+
+@attrs.define(eq=False)
+class Arrived:
+    """What one read brought, on its way to the session."""
+
+    wired: Wired
+    items: list[Any] = attrs.field(factory=list)
+    error: Exception | None = None
 
 
 @attrs.define(eq=False)

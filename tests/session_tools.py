@@ -221,9 +221,11 @@ class Rig:
 
     # -- the user -----------------------------------------------------------------------------------------------------
 
-    def send(self, data: f.Payload = "x", stream: str = "orders") -> int:
-        """Send, and have it written."""
+    def send(self, data: f.Payload = "x", stream: str = "orders", *, gathers: bool = False) -> int:
+        """Send, and have it written, unless it is to wait for others."""
         _, seq = self.session.send(stream, data, self.now)
+        if not gathers:
+            self.session.hurry()
         self.pump()
         return seq
 

@@ -45,19 +45,21 @@ def test_checks_are_what_the_machine_runs() -> None:
     assert tox.endswith("/bin/tox")
 
 
-def test_guarantee_is_what_the_client_says() -> None:
+def test_guarantee_is_what_the_client_says(tmp_path: Path) -> None:
     """The table of guarantees has the words of ``Client.guarantee`` for the native dialect, and no other promise."""
+    from resilient_ws import Outbox
     from resilient_ws.testing import ScriptedDialer
 
-    dialer = ScriptedDialer()
-    client = dialer.connect(wait=False)
-    said = client.guarantee.lower().replace("this client", "the client")
-    client.close()
-    dialer.close()
-    native, *others = rows(README, "server")
+    native, journalled, *others = rows(README, "server")
     assert native[0].startswith("speaks resilient.v1")
-    for words in (*native[1].split("; "), native[2]):
-        assert words.lower() in said
+    for row, outbox in ((native, Outbox()), (journalled, Outbox(journal=tmp_path / "device.db"))):
+        dialer = ScriptedDialer()
+        client = dialer.connect(wait=False, outbox=outbox)
+        said = client.guarantee.lower().replace("this client", "the client").replace("this machine", "the machine")
+        client.close()
+        dialer.close()
+        for words in (*row[1].split("; "), row[2]):
+            assert words.lower() in said
     assert [cells[1:] for cells in others] == [["not yet", "not yet"]] * 2
 
 

@@ -224,6 +224,7 @@ class ClientPlayer:
         if isinstance(item, f.Batch):
             for payload in item.payloads:
                 _, seq = self.session.send(item.stream, payload, self.now)
+                self.session.hurry()
                 lane = self.session._core.outbox.lane(self.session._core.outbox.producer, item.stream)
                 if item.void is not None and lane is not None:
                     self.session._core.outbox._withdraw(lane, seq, Fate(item.void))

@@ -109,6 +109,7 @@ class Device:
         """Send messages one by one; they are on the wire, and nothing has arrived."""
         for payload in payloads:
             _, seq = self.session.send(stream, payload, self.stage.now)
+            self.session.hurry()
             self.sent.append((stream, seq, payload))
             self.drive()
 
