@@ -264,4 +264,4 @@ def need(is_there: bool, what: str) -> None:
 def strace(*options: str) -> list[str]:
     """Return the command that runs another one under strace, which must be there."""
     need(shutil.which("strace") is not None, "strace")
-    return ["strace", "-f", "-qq", *options]
+    return ["strace", "-f", "-qq", "--seccomp-bpf", *options]

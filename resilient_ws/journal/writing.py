@@ -109,7 +109,7 @@ class Journal:
                 self._connection.execute(f"PRAGMA {setting}").fetchall()
             self._compare()
             self._cursor = self._connection.cursor()  # one for all: making one costs as much as what it executes
-            self._transact(lambda: self._changes.begin_opening(instance, sync), durable=True)
+            self._put(lambda: self._changes.begin_opening(instance, sync), durable=True)
         except sqlite3.Error as error:
             if "locked" in str(error):
                 raise self._stop(
@@ -118,9 +118,6 @@ class Journal:
                         "that program, or start this one again"
                     )
                 ) from error
-            if _is_full(error):
-                self._take_back()
-                raise self._full() from error
             raise self._fail(error) from error
 
     def _compare(self) -> None:
@@ -145,24 +142,24 @@ class Journal:
             raise self._stopped_now()
         if not (records or durable):
             return
-        try:
-            self._write(records, durable)
-        except sqlite3.Error as error:
-            self._write_in_little_room(error, records, durable)
+        self._put(lambda: self._changes.put(records), durable=durable, is_whole=not records)
         if self._changes.pages > CHECKPOINT_PAGES:
             self._make_room()
 
-    def _write(self, records: Sequence[Record], durable: bool) -> None:
-        self._transact(lambda: self._changes.put(records), durable=durable, is_whole=not records)
+    def _put(self, put: Callable[[], None], *, durable: bool, is_whole: bool = True) -> None:
+        try:
+            self._transact(put, durable=durable, is_whole=is_whole)
+        except sqlite3.Error as error:
+            self._put_in_little_room(error, lambda: self._transact(put, durable=durable, is_whole=is_whole))
 
-    def _write_in_little_room(self, error: sqlite3.Error, records: Sequence[Record], durable: bool) -> None:
+    def _put_in_little_room(self, error: sqlite3.Error, again: Callable[[], None]) -> None:
         """What the log holds goes into the file, then its room is used again."""
         try:
             if not _is_full(error):
                 raise error
             self._take_back()
             self._checkpoint("PASSIVE")
-            self._write(records, durable)
+            again()
         except sqlite3.Error as failed:
             if not _is_full(failed):
                 raise self._fail(failed) from failed
@@ -265,20 +262,28 @@ class Journal:
 
     def _end(self, connection: Any) -> None:
         if self._stopped is not None:
-            _let_go(connection)
+            self._release(connection, is_done=False)
             return
         self._connection = connection
         try:
             self._tidy()
         except sqlite3.Error as error:
             if not _is_full(error):  # else the log stays beside the file, and is read at the next opening
-                _let_go(connection)
+                self._release(connection, is_done=False)
                 raise self._fail(error) from error
         finally:
             self._connection = None
-        connection.close()
+        self._release(connection, is_done=True)
         with contextlib.suppress(OSError):
             places.sync_directory(self.path)
+
+    def _release(self, connection: Any, *, is_done: bool) -> None:
+        if self._cursor is not None:
+            self._cursor.close()  # else the connection stays open as long as it
+        if is_done:
+            connection.close()
+        else:
+            _let_go(connection)
 
     def _tidy(self) -> None:
         run = self._connection.execute
@@ -293,8 +298,9 @@ class Journal:
         """In a forked child: never touch the files again, not even when the interpreter ends."""
         connection, self._connection = self._connection, None
         self._stop(JournalError(f"the journal {self.path} belongs to the parent process"))
-        if connection is not None:
-            _keep_for_ever(connection)
+        for thing in (connection, self._cursor):  # another thread may have been in the middle of a statement
+            if thing is not None:
+                _keep_for_ever(thing)
         self._lock.release()
 
 
@@ -324,6 +330,6 @@ def _let_go(connection: Any) -> None:
         _keep_for_ever(connection)
 
 
-def _keep_for_ever(connection: Any) -> None:
+def _keep_for_ever(thing: Any) -> None:
     """Have it never finalised: SQLite would write, and remove the log, when the interpreter clears up."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
