@@ -156,12 +156,14 @@ class Found:
         backlogs: The messages, the oldest lane first.
         missing: What is damaged or missing, a phrase each.
         notes: What is odd and no damage, a sentence each.
+        log_words: (offset, bytes) that belong into the log, before anybody else reads it.
     """
 
     contents: Contents
     backlogs: list[Backlog]
     missing: list[str]
     notes: list[str] = attrs.field(factory=list)
+    log_words: list[tuple[int, bytes]] = attrs.field(factory=list)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -87,6 +87,7 @@ def _find(path: str, *, mends: bool) -> tuple[Found, bool]:
         found.missing.insert(0, lost)
     found.notes[:0] = notes
     if not found.missing:
+        _put_right(path, found)
         return found, False
     if not mends:
         raise JournalCorrupt(path, found.kept, said(found.missing))
@@ -98,6 +99,13 @@ def _tidied(path: str) -> str | None:
     try:
         places.clear_draft(path)
         return places.finish_replacing(path)
+    except OSError as error:
+        raise _cannot(path, error) from error
+
+
+def _put_right(path: str, found: Found) -> None:
+    try:
+        places.put_words(path + "-wal", found.log_words)
     except OSError as error:
         raise _cannot(path, error) from error
 
@@ -147,11 +155,10 @@ def build(draft: str, found: Found) -> None:
     connection = sqlite3.connect(draft, isolation_level=None)
     try:
         for setting in (
-            f"page_size = {layout.PAGE}",
-            "auto_vacuum = INCREMENTAL",
-            "journal_mode = MEMORY",
             "synchronous = OFF",
             "locking_mode = EXCLUSIVE",
+            f"page_size = {layout.PAGE}",
+            "auto_vacuum = INCREMENTAL",
             "encoding = 'UTF-8'",
             f"application_id = {layout.APPLICATION_ID}",
             f"user_version = {layout.FORMAT}",

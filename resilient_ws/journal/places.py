@@ -212,6 +212,17 @@ def sync_file(path: str) -> None:
         os.close(number)
 
 
+def put_words(path: str, words: list[tuple[int, bytes]]) -> None:
+    """Write (offset, bytes) into a file, and make that safe; nothing is done where there is nothing to write."""
+    if not words:
+        return
+    with open(os.open(path, os.O_RDWR | _FLAGS), "r+b", buffering=0) as file:
+        for offset, word in words:
+            file.seek(offset)
+            file.write(word)
+        os.fsync(file.fileno())
+
+
 def sync_directory(path: str) -> None:
     """Make the names beside a file safe against a power loss."""
     if sys.platform == "win32":

@@ -54,7 +54,8 @@ def read(path: str) -> Found:
     why = layout.foreign(file[:100]) if file else None
     if why is not None:
         raise JournalRefused(f"journal {path}: {why}")
-    image = put_together(file, read_bytes(path + "-wal"))
+    log = read_bytes(path + "-wal")
+    image = put_together(file, log)
     missing = list(image.missing)
     try:
         facts, messages = _rows(image, missing)
@@ -62,6 +63,7 @@ def read(path: str) -> Found:
     except sqlite3.Error as error:
         missing.append(f"SQLite says: {error}")
         found = Found(Contents(), [], [])
+    _judge_damage(found, file, log, image, missing)
     if missing or found.missing:
         raw = assemble(*pages.split(pages.rows(image.data)), is_raw=True)
         said = [*missing, *raw.missing, *(what for what in found.missing if what not in raw.missing)]
@@ -85,7 +87,7 @@ def read_bytes(path: str) -> bytes:
 def put_together(file: bytes, log: bytes) -> Image:
     """Make the image of a database out of its file and its log."""
     found = wal.scan(log)
-    missing = [f"the log has damage in {', '.join(found.damage[:4])}"] if found.damage else []
+    missing: list[str] = []
     data = bytearray(file)
     size = found.size or _pages_of(data)
     there = len(file) // PAGE
@@ -144,6 +146,33 @@ def _opened(data: bytearray) -> Iterator[sqlite3.Connection]:
         uri = f"{copy.as_uri()}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
             yield connection
+
+
+def _judge_damage(found: Found, file: bytes, log: bytes, image: Image, missing: list[str]) -> None:
+    """
+    Say what the damage within the valid part of the log is.
+
+    A power loss can leave of a page all but one word. Where nothing says that the transaction was safe that is told
+    from a torn end only by the check sum, and it is put right.
+    """
+    where = ", ".join(image.log.damage[:4])
+    if not where:
+        return
+    before = put_together(file, log[: wal.HEADER + image.log.sound * wal.FRAME])
+    turn = assemble(*pages.split(pages.rows(before.data)), is_raw=True).contents.turn
+    if missing or found.missing or not image.log.is_put_right or found.contents.synced > turn:
+        missing.insert(0, f"the log has damage in {where}")
+        return
+    found.notes.append(
+        f"a word of the last transactions is not in the log ({where}), as after a power loss; the check sum tells "
+        "which: nothing is missing"
+    )
+    right = image.log.data
+    found.log_words = [
+        (place, bytes(right[place : place + 4]))
+        for place in range(0, len(log) // 4 * 4, 4)
+        if log[place : place + 4] != right[place : place + 4]
+    ]
 
 
 def _judge_tail(found: Found, log: wal.Scan) -> None:

@@ -43,6 +43,8 @@ class Scan:
         behind: Where in ``data`` the pages of all later frames are, whatever they are.
         has_commit_behind: One of them ends a transaction of this log.
         damage: What is damaged up to the last commit, a phrase each.
+        sound: Frames up to the last commit before the first damage.
+        is_put_right: All damage was, in ``data``.
     """
 
     data: bytearray
@@ -52,6 +54,8 @@ class Scan:
     behind: list[int] = attrs.field(factory=list)
     has_commit_behind: bool = False
     damage: list[str] = attrs.field(factory=list)
+    sound: int = 0
+    is_put_right: bool = True
 
 
 def scan(log: bytes) -> Scan:
@@ -123,9 +127,11 @@ class _Reader:
                 found.pages.update(pending)
                 found.size, found.frames = commit, number
                 found.damage += damage
+                found.sound = found.sound if found.damage or header_damage else number
                 pending, damage = {}, []
-        if found.frames:
+        if found.frames and header_damage:
             found.damage[:0] = header_damage
+            found.is_put_right = False
 
     def _take(self, start: int) -> str:
         """Check one frame; returns what is damaged in it, or ``torn``."""
@@ -134,6 +140,7 @@ class _Reader:
         is_salted = data[start + 8 : start + 16] == self.salts
         if made == stored:
             self.sums = stored
+            self.found.is_put_right &= is_salted
             return "" if is_salted else "its salt"
         if not is_salted:
             return "torn"  # of an older log
@@ -144,6 +151,8 @@ class _Reader:
         self.sums = stored if is_data else made
         if is_data and len(candidates) == 1:
             self._mend(start, *candidates[0])
+        else:
+            self.found.is_put_right = False
         return "one word"
 
     def _goes_on(self, start: int, sums: Sums) -> bool:
