@@ -209,6 +209,21 @@ def test_only_a_client_withdraws_a_message() -> None:
     assert client().encode([Batch("t", 5, [b""], producer=1, void="x")]) == [b"t:5;p=1;void=x:"]
 
 
+@pytest.mark.parametrize("count", [2, 64, 65, 66, 130])
+@pytest.mark.parametrize("kind", [str, bytes])
+def test_many_messages_are_decoded_as_one_by_one(count: int, kind: type) -> None:
+    """Whatever stands where: another stream, another kind, a number twice, an empty payload, a control frame."""
+    strays: list[Any] = ["u:1:x", b"t:7:x", "t:1:again", f"t:{count + 5}:", '{"type":"drain","within":1,"spread":0}']
+    plain = [f"t:{n}:{'' if n % 5 == 0 else n}" for n in range(1, count + 1)]
+    for place in (1, 2, count // 2, count):
+        for stray in strays:
+            wires = [wire if kind is str else wire.encode() for wire in plain]
+            wires.insert(place, stray)
+            codec = client()
+            singly = [item for wire in wires for item in codec.decode([wire])]
+            assert flat(client().decode(wires)) == flat(singly)
+
+
 @pytest.mark.parametrize(
     ("wires", "batches"),
     [

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby, pairwise
+from typing import Any
 
 from resilient_ws.config import Capabilities
 from resilient_ws.dialects import Codec, Item, Wire, native_control
@@ -32,6 +33,7 @@ _MAX_NAME = 128
 _MAX_FIELD = 256
 _MAX_LENGTH = 11
 _MAX_OVERHEAD = 4096
+_AT_ONCE = 64
 _HEADER = re.compile(
     r"([1-9][0-9]{0,15})(?:-(0|[1-9][0-9]{0,15})|\*([1-9][0-9]{0,3}))?"
     r"((?:;[a-z][a-z0-9_]{0,15}(?:=[A-Za-z0-9._~-]{0,64})?)*)\Z"
@@ -144,6 +146,46 @@ def _parts(message: Wire, header: _Header) -> list[bytes]:
     return [message[begin:end] for begin, end in pairwise(ends)]
 
 
+def _continue(batch: Batch, head: str, tail: str, messages: Sequence[Wire], at: int) -> int:
+    """
+    Take what continues a batch of plain messages into it; returns the place of what does not.
+
+    The header of the next one is known before it comes, so that cutting it off checks everything in it. That is done
+    for many at once, which makes a message cheap: a header that was not cut off shows in the sum of the lengths.
+    """
+    payloads, number = batch.payloads, (batch.first or 0) + 1
+    while at < len(messages):
+        some = messages[at : at + _AT_ONCE]
+        texts = [f"{head}{n}{tail}" for n in range(number, number + len(some))]
+        headers: list[Any] = texts
+        cut: Any = str.removeprefix
+        if not isinstance(some[0], str):
+            cut, headers = bytes.removeprefix, [header.encode() for header in texts]
+        try:
+            bodies: list[Payload] = list(map(cut, some, headers))
+            is_all = sum(map(len, some)) - sum(map(len, bodies)) == sum(map(len, headers))
+        except TypeError:  # text among bytes, or bytes among text
+            is_all = False
+        if not is_all or number + len(some) - 1 > MAX_NUMBER:
+            return at + _continue_singly(payloads, number, texts, some)
+        payloads += bodies
+        number += len(some)
+        at += len(some)
+    return at
+
+
+def _continue_singly(payloads: list[Payload], number: int, headers: list[str], some: Sequence[Wire]) -> int:
+    """Take the messages in front that have the header which is expected; returns how many."""
+    count = 0
+    for message, header in zip(some, headers, strict=True):
+        is_next = message.startswith(header) if isinstance(message, str) else message.startswith(header.encode())
+        if not is_next or number + count > MAX_NUMBER:
+            break
+        payloads.append(message[len(header) :])
+        count += 1
+    return count
+
+
 class _NativeCodec:
     """The codec of one connection in one role; what it keeps is the failure that ended it."""
 
@@ -170,28 +212,17 @@ class _NativeCodec:
         return items
 
     def _decode(self, messages: Sequence[Wire], items: list[Item]) -> None:
-        # The header that continues the open run is known before it comes, so one comparison checks everything in it.
-        expected: str | None = None
-        run: list[Payload] = []
-        number, head, tail = 0, "", ""
-        for message in messages:
-            is_text = type(message) is str
-            if expected is not None and message.startswith(expected if is_text else expected.encode()):  # type: ignore[arg-type]
-                run.append(message[len(expected) :])
-                number += 1
-            elif is_text and message.startswith("{"):  # type: ignore[arg-type]
-                items.append(native_control.load(message, self._sent, self._other))  # type: ignore[arg-type]
-                expected = None
+        at, end = 0, len(messages)
+        while at < end:
+            message = messages[at]
+            at += 1
+            if isinstance(message, str) and message.startswith("{"):
+                items.append(native_control.load(message, self._sent, self._other))
                 continue
-            else:
-                batch, attributes = self._data(message)
-                items.append(batch)
-                if attributes is None:
-                    expected = None
-                    continue
-                run, number = batch.payloads, batch.first + 1  # type: ignore[operator]
-                head, tail = f"{batch.stream}:", f"{attributes}:"
-            expected = f"{head}{number}{tail}" if number <= MAX_NUMBER else None
+            batch, attributes = self._data(message)
+            items.append(batch)
+            if attributes is not None and at < end:
+                at = _continue(batch, f"{batch.stream}:", f"{attributes}:", messages, at)
 
     def _data(self, message: Wire) -> tuple[Batch, str | None]:
         """Return a batch, and the attributes with which another message would continue it (None: none could)."""
