@@ -15,7 +15,7 @@ import attrs
 from resilient_ws.arguments import Arguments, check_outbound
 from resilient_ws.driver import Driver
 from resilient_ws.events import Receipt
-from resilient_ws.exceptions import OutboxFull, SlowConsumer, Undelivered
+from resilient_ws.exceptions import JournalError, OutboxFull, SlowConsumer, Undelivered
 from resilient_ws.frames import Payload
 from resilient_ws.ledger import Group
 
@@ -105,9 +105,12 @@ class Sender:
             raise TimeoutError(f"{receipt!r} has no ack yet; it is on its way{session.trouble}")
 
     def raise_undelivered(self) -> None:
-        """Raise Undelivered where something has no ack."""
-        with self.driver.performer.step():
-            unacked, error = self.driver.performer.session.unacked, self.driver.performer.session.error
+        """Raise Undelivered where something has no ack; where a journal failed its error, since who knows what it has."""
+        performer = self.driver.performer
+        with performer.step():
+            unacked, error = performer.session.unacked, performer.failure or performer.session.error
+        if unacked and isinstance(error, JournalError):
+            raise error
         if unacked:
             raise Undelivered(unacked, is_kept=self.driver.persister is not None) from error
 

@@ -1,0 +1,607 @@
+"""A Client with a journal over scripted transports: when a call returns, what a disk may do to it, and its restarts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import tenacity
+from journal_tools import Clock, run_python
+from session_tools import session
+
+import resilient_ws
+from resilient_ws import events
+from resilient_ws.client import Client
+from resilient_ws.config import Inbox, Outbox, Retry
+from resilient_ws.exceptions import (
+    JournalFailed,
+    JournalFull,
+    JournalLocked,
+    OutboxFull,
+    Rejected,
+    SessionClosed,
+    Undelivered,
+)
+from resilient_ws.frames import Ack, Batch, Bye, Hello, HelloOutbound, Position, Ready, SeqMark
+from resilient_ws.journal import Journal, open_journal
+from resilient_ws.records import Accepted, Forgotten, Handled, Record, SessionOver, Welcomed
+from resilient_ws.session import Session
+from resilient_ws.testing import FakeClock, Peer, ScriptedDialer
+from server_fixture.backplane.memory import MemoryBackplane
+from server_fixture.pair import SessionPair
+
+SOON = 5.0
+NEVER = 0.1
+"""Seconds for which something is seen not to happen."""
+FAST = Retry(wait=tenacity.wait_fixed(0.01))
+ONE = "ws://127.0.0.1:1/"
+
+
+class Disk:
+    """
+    A journal that notes what it has, and that can be held up and broken.
+
+    Attributes:
+        writes: What was written, a list of records and whether it was durable, for each transaction.
+        gate: Writes wait until it is set.
+        arrived: How many writes have come to the gate.
+        before, after: Called in each write, before and after the journal has it; what they raise the Client gets.
+    """
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[list[Record], bool]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.arrived = threading.Semaphore(0)
+        self.before: Callable[[], object] = lambda: None
+        self.after: Callable[[], object] = lambda: None
+        self.journal: Any = None
+
+    def open(self, path: str, **settings: Any) -> Any:
+        """Stand for ``open_journal``."""
+        self.journal = open_journal(path, **settings)
+        return self
+
+    def write(self, records: Any, *, durable: bool) -> None:
+        self.arrived.release()
+        assert self.gate.wait(SOON)
+        self.before()
+        self.journal.write(records, durable=durable)
+        self.writes.append((list(records), durable))
+        self.after()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.journal, name)
+
+    def kept(self, kind: type) -> list[Any]:
+        """Return the records of a kind that survive a kill."""
+        return [record for records, _ in self.writes for record in records if isinstance(record, kind)]
+
+    def safe(self, kind: type) -> list[Any]:
+        """Return those that survive a power loss: a durable write covers all before it."""
+        last = max((at for at, (_, is_durable) in enumerate(self.writes) if is_durable), default=-1)
+        return [record for records, _ in self.writes[: last + 1] for record in records if isinstance(record, kind)]
+
+    def handled(self) -> int:
+        """Return how far stream ``s`` was handled, as a kill would leave it."""
+        return int(self.kept(Handled)[-1].position.offset)
+
+    def payloads(self) -> list[Any]:
+        """Return what is written of messages."""
+        return [payload for record in self.kept(Accepted) for payload in record.payloads]
+
+    def hold(self) -> None:
+        """Let no write through from now on."""
+        self.gate.clear()
+        self.arrived = threading.Semaphore(0)
+
+    def wait_for_a_write(self) -> None:
+        """Return when one more write waits at the gate."""
+        assert self.arrived.acquire(timeout=SOON)
+
+
+def failing(error: BaseException) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def dialer() -> Iterator[ScriptedDialer]:
+    """A dialer whose connections are all cut in the end."""
+    dialer = ScriptedDialer()
+    yield dialer
+    dialer.close()
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """The disk of the next Client."""
+    disk = Disk()
+    monkeypatch.setattr("resilient_ws.journal.open_journal", disk.open)
+    return disk
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads for what blocks."""
+    with ThreadPoolExecutor(20) as pool:
+        yield pool
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the journal is."""
+    return tmp_path / "device.db"
+
+
+Opening = Callable[..., "tuple[Client, Peer]"]
+
+
+@pytest.fixture
+def life(
+    dialer: ScriptedDialer, pool: ThreadPoolExecutor, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Opening]:
+    """Open Clients on the journal that are welcomed and have said ready, and close them in the end."""
+    monkeypatch.setattr("resilient_ws.performing.LEAVE_TIMEOUT", 0.05)  # the test seldom answers a close frame
+    clients: list[Client] = []
+
+    def open_one(*, outbox: dict[str, Any] | None = None, **settings: Any) -> tuple[Client, Peer]:
+        box = Outbox(**{"journal": path, **(outbox or {})})
+        settings = {"subscribe": ["s"], "stream": "out", "retry": FAST, "outbox": box, **settings}
+        answering = pool.submit(welcomed, dialer)
+        client = dialer.connect(ONE, **settings)
+        clients.append(client)
+        return client, answering.result(SOON)
+
+    yield open_one
+    dialer.close()
+    for client in clients:
+        client.close()
+
+
+def welcomed(dialer: ScriptedDialer) -> Peer:
+    """Accept a connection, welcome it and wait for ready; ``peer.hello`` is what it said."""
+    peer: Any = dialer.accept()
+    peer.hello = peer.expect(Hello)
+    generation = 1 if peer.hello.token is None else int(peer.hello.token.removeprefix("token-")) + 1
+    peer.welcome(peer.hello, token=f"token-{generation}", generation=generation)
+    peer.expect(Ready)
+    return peer  # type: ignore[no-any-return]
+
+
+def acked(seq: int, producer: int = 0) -> Ack:
+    """Make the server's ack of everything up to a seq."""
+    return Ack(committed=(SeqMark(producer, "out", seq),))
+
+
+def data(first: int, *payloads: str) -> Batch:
+    """Make a batch of stream ``s``."""
+    return Batch("s", first, list(payloads))
+
+
+def got(peer: Peer, count: int) -> list[Any]:
+    """Return the payloads of the next messages that the client sends."""
+    found: list[Any] = []
+    while len(found) < count:
+        found += peer.expect(Batch).payloads
+    return found
+
+
+def says_nothing(peer: Peer, kind: type | None = None) -> bool:
+    """Say whether nothing (of that kind) comes for a moment."""
+    try:
+        peer.expect(kind, NEVER)
+    except TimeoutError:
+        return True
+    return False
+
+
+def until(condition: Callable[[], bool], timeout: float = SOON) -> None:
+    """Wait for something that has no event."""
+    pause, end = threading.Event(), int(timeout / 0.001)
+    assert any(condition() or pause.wait(0.001) for _ in range(end)), "it did not happen"
+
+
+# -- when a call returns ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sync", "durable"), [("full", True), ("normal", False)])
+def test_a_message_goes_nowhere_before_the_disk_has_it(
+    life: Opening, disk: Disk, pool: ThreadPoolExecutor, sync: str, durable: bool
+) -> None:
+    """send() returns, and the message goes out, when the journal has it, as safe as ``sync`` says."""
+    client, peer = life(outbox={"sync": sync})
+    disk.hold()
+    sending = pool.submit(client.send, "a")
+    disk.wait_for_a_write()
+    assert says_nothing(peer)
+    assert not sending.done()
+    disk.gate.set()
+    receipt = sending.result(SOON)
+    assert (disk.payloads(), disk.writes[-1][1]) == (["a"], durable)
+    assert got(peer, 1) == ["a"]
+    peer.send(acked(1))
+    receipt.result(SOON)
+
+
+def test_without_a_journal_a_message_waits_for_no_disk(dialer: ScriptedDialer, pool: ThreadPoolExecutor) -> None:
+    """The control of the test above: what it looks at would show a message that goes out at once."""
+    answering = pool.submit(welcomed, dialer)
+    with dialer.connect(ONE, stream="out") as client:
+        peer = answering.result(SOON)
+        client.send("a")
+        assert not says_nothing(peer)
+        peer.send(acked(1))
+
+
+def test_ready_is_not_said_before_the_token_is_on_the_disk(
+    life: Opening, disk: Disk, dialer: ScriptedDialer, pool: ThreadPoolExecutor
+) -> None:
+    """Else a kill would leave a client that the server takes for another one."""
+    disk.hold()
+    opening = pool.submit(life)
+    disk.wait_for_a_write()
+    assert disk.kept(Welcomed) == []
+    assert not opening.done()
+    disk.gate.set()
+    opening.result(SOON)
+    (welcome,) = disk.safe(Welcomed)
+    assert (welcome.identity.session, welcome.identity.token) == ("s1", "token-1")
+
+
+def test_threads_share_transactions(life: Opening, disk: Disk, pool: ThreadPoolExecutor) -> None:
+    """While one write is on its way seven other threads send: they have one transaction together."""
+    client, peer = life()
+    disk.hold()
+    before = len(disk.writes)
+    first = pool.submit(client.send, "0")
+    disk.wait_for_a_write()
+    others = [pool.submit(client.send, str(number)) for number in range(1, 8)]
+    until(lambda: client.stats()["outbox"][0] == 8)
+    disk.gate.set()
+    for sending in (first, *others):
+        sending.result(SOON)
+    carrying = [records for records, _ in disk.writes[before:] if any(isinstance(r, Accepted) for r in records)]
+    assert len(carrying) == 2
+    assert sorted(disk.payloads()) == sorted(got(peer, 8)) == [str(number) for number in range(8)]
+
+
+def test_one_thread_has_a_transaction_for_each_message(life: Opening, disk: Disk) -> None:
+    """The control of the count above: without company nothing is shared."""
+    client, _ = life()
+    before = len(disk.writes)
+    for number in range(8):
+        client.send(str(number))
+    carrying = [records for records, _ in disk.writes[before:] if any(isinstance(r, Accepted) for r in records)]
+    assert len(carrying) == 8
+
+
+def test_an_ack_is_written_when_it_returns(life: Opening, disk: Disk) -> None:
+    """A kill after ``message.ack()`` does not bring the message again."""
+    client, peer = life(inbox=Inbox(ack="manual"))
+    peer.send(data(1, "a", "b"))
+    client.recv(SOON).ack()
+    assert disk.handled() == 1
+    message = client.recv(SOON)
+    assert disk.handled() == 1
+    message.ack()
+    assert disk.handled() == 2
+
+
+def test_asking_for_the_next_message_writes_the_one_before(life: Opening, disk: Disk) -> None:
+    """With automatic acks a message is handled before the same thread gets another one, or waits for it."""
+    client, peer = life()
+    peer.send(data(1, "a"))
+    client.recv(SOON)
+    assert disk.handled() == 0
+    with pytest.raises(TimeoutError):
+        client.recv(0)
+    assert disk.handled() == 1
+
+
+def test_the_server_is_told_of_an_ack_when_it_is_durable(life: Opening, disk: Disk) -> None:
+    """So it never throws away what a restart after a power loss would ask for."""
+    client, peer = life(inbox=Inbox(ack="manual", ack_delay=0.0))
+    peer.send(data(1, "a"))
+    client.recv(SOON).ack()
+    assert disk.safe(Handled)[-1].position.offset == 0
+    while not (ack := peer.expect(Ack)).acked:
+        pass
+    assert (ack.acked[0].offset, disk.safe(Handled)[-1].position.offset) == (1, 1)
+
+
+# -- what a disk may do -----------------------------------------------------------------------------------------------
+
+
+def test_O1_a_full_disk_refuses_a_message_and_the_session_goes_on(life: Opening, disk: Disk) -> None:
+    """Nothing of the message goes out, receipts of others stay true, and with room again the next send() works."""
+    seen: list[Any] = []
+    client, peer = life(on_event=seen.append)
+    early = client.send("early")
+    assert got(peer, 1) == ["early"]
+    disk.before = failing(JournalFull("no room"))
+    for _ in range(3):
+        with pytest.raises(JournalFull, match="not accepted"):
+            client.send("refused")
+    assert (client.stats()["outbox"][0], client.stats()["sent"]) == (1, 1)
+    assert not early.done()
+    peer.send(data(1, "a"), acked(1))
+    assert client.recv(SOON).data == "a"
+    early.result(SOON)
+    disk.before = lambda: None
+    late = client.send("late")
+    assert got(peer, 1) == ["late"]
+    assert (late.seq, late.done()) == (2, False)
+    peer.send(acked(2))
+    late.result(SOON)
+    assert any(isinstance(event, events.JournalStalled) for event in seen)
+    assert disk.payloads() == ["early", "late"]
+
+
+def test_O1_everybody_who_waits_for_a_full_disk_is_told(life: Opening, disk: Disk, pool: ThreadPoolExecutor) -> None:
+    """Of eight threads none believes that its message was accepted, and none waits for ever."""
+    client, peer = life()
+    disk.hold()
+    sending = [pool.submit(client.send, "refused") for _ in range(8)]
+    until(lambda: client.stats()["outbox"][0] == 8)
+    disk.before = failing(JournalFull("no room"))
+    disk.gate.set()
+    for one in sending:
+        assert isinstance(one.exception(SOON), JournalFull)
+    assert client.stats()["outbox"] == (0, 0)
+    disk.before = lambda: None
+    client.send("accepted")
+    assert got(peer, 1) == ["accepted"]
+
+
+def test_O1_sqlite_without_a_page_to_spare(life: Opening, disk: Disk, path: Path) -> None:
+    """The same with SQLite's own error; what was accepted before is there for the next life."""
+    client, _ = life()
+    client.send("kept")
+    run = disk.journal._connection.execute
+    (pages,) = run("PRAGMA page_count").fetchone()
+    run(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(JournalFull):
+        client.send("x" * 100_000)
+    run("PRAGMA max_page_count = 1000000")
+    client.send("again")
+    client.close()
+    assert restored(path) == ["kept", "again"]
+
+
+def test_O2_a_failed_disk_ends_the_client(life: Opening, disk: Disk) -> None:
+    """send(), recv(), flush() and iterating raise that error; a receipt of before says that there was no ack."""
+    client, peer = life()
+    early = client.send("early")
+    disk.before = failing(JournalFailed("fsync said no"))
+    with pytest.raises(JournalFailed, match="fsync said no"):
+        client.send("lost")
+    for call in (lambda: client.send("more"), client.recv, client.recv_many, client.flush, client.drain):
+        with pytest.raises(JournalFailed, match="fsync said no"):
+            call()
+    with pytest.raises(JournalFailed):
+        next(client)
+    with pytest.raises(Undelivered) as caught:
+        early.result(SOON)
+    assert caught.value.is_kept  # it was durable before the disk failed
+    with pytest.raises(EOFError):
+        peer.expect(Bye)
+
+
+def test_O2_a_disk_that_fails_for_everybody_wakes_everybody(
+    life: Opening, disk: Disk, pool: ThreadPoolExecutor
+) -> None:
+    """Threads that wait in recv() and flush() get the error of the write that another thread did."""
+    client, _ = life()
+    client.send("a")
+    waiting = [pool.submit(client.recv), pool.submit(client.flush)]
+    until(lambda: client._driver._reader is not None)
+    disk.before = failing(JournalFailed("fsync said no"))
+    with pytest.raises(JournalFailed):
+        client.send("b")
+    assert isinstance(waiting[0].exception(SOON), JournalFailed)
+    assert isinstance(waiting[1].exception(SOON), JournalFailed)
+
+
+def test_O2_a_token_that_cannot_be_written_ends_the_client(
+    disk: Disk, dialer: ScriptedDialer, path: Path, pool: ThreadPoolExecutor
+) -> None:
+    """Whoever waits is told, and the server is never told that the token arrived."""
+    disk.hold()
+    disk.before = failing(JournalFailed("fsync said no"))
+    answering = pool.submit(lambda: (peer := dialer.accept(), peer.welcome())[0])
+    with dialer.connect(ONE, subscribe=["s"], outbox=Outbox(journal=path)) as client:
+        disk.gate.set()
+        with pytest.raises(JournalFailed, match="fsync said no"):
+            client.recv(SOON)
+        with pytest.raises(EOFError):
+            answering.result(SOON).expect(Ready)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_in_a_write_leaves_a_client_that_works(life: Opening, disk: Disk, path: Path, when: str) -> None:
+    """The message that was interrupted is accepted or not, but never twice, and later ones are behind it."""
+    client, peer = life()
+    client.send("one")
+
+    def interrupt() -> None:
+        disk.before = disk.after = lambda: None
+        raise KeyboardInterrupt
+
+    setattr(disk, when, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        client.send("two")
+    receipt = client.send("three")
+    payloads = got(peer, 3)
+    assert payloads == ["one", "two", "three"]
+    peer.send(acked(receipt.seq))
+    client.flush(SOON)
+    client.close()
+    assert restored(path) == []
+
+
+def restored(path: Path) -> list[Any]:
+    """Return the messages that the next life would send."""
+    journal = open_journal(path, instance="reader")
+    try:
+        return [item for lane in journal.restored.lanes for item in lane.items]
+    finally:
+        journal.close()
+
+
+# -- one Client at a time ---------------------------------------------------------------------------------------------
+
+
+def test_O6_a_second_client_is_locked_out(life: Opening, dialer: ScriptedDialer, path: Path) -> None:
+    """It dials nothing, and the first one does not notice; after that one is closed there is room for another."""
+    client, peer = life()
+    dials = len(dialer.dials)
+    with pytest.raises(JournalLocked) as caught:
+        dialer.connect(ONE, outbox=Outbox(journal=path))
+    assert caught.value.retryable
+    assert len(dialer.dials) == dials
+    client.send("a")
+    assert got(peer, 1) == ["a"]
+    client.close()
+    again, _ = life()
+    assert again.connected
+
+
+def test_O6_another_process_is_locked_out(life: Opening, path: Path) -> None:
+    """The lock is for processes too."""
+    life()
+    script = (
+        "import sys, resilient_ws\n"
+        "try: resilient_ws.connect('ws://127.0.0.1:1/', outbox=resilient_ws.Outbox(journal=sys.argv[1]))\n"
+        "except resilient_ws.JournalLocked: print('locked')\n"
+    )
+    done = run_python(script, path, env={**os.environ, "PYTHONPATH": str(Path(resilient_ws.__file__).parents[1])})
+    assert (done.stdout, done.stderr) == ("locked\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_leaves_the_journal_to_its_parent(life: Opening, path: Path) -> None:
+    """In the child the Client raises Forked, and the file is locked; the parent's journal is as if nothing had been."""
+    script = """
+import os, sys, resilient_ws
+from resilient_ws import Outbox
+client = resilient_ws.connect("ws://127.0.0.1:1/", stream="out", wait=False, outbox=Outbox(journal=sys.argv[1]))
+client.send("before")
+child = os.fork()
+if child == 0:
+    try: client.send("child")
+    except resilient_ws.Forked: pass
+    else: os._exit(1)
+    try: resilient_ws.connect("ws://127.0.0.1:1/", wait=False, outbox=Outbox(journal=sys.argv[1]))
+    except resilient_ws.JournalLocked: pass
+    else: os._exit(2)
+    client.close()
+    sys.exit(7)  # with all that the interpreter does at its end
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+client.send("after")
+client.close()
+print(status)
+"""
+    root = str(Path(resilient_ws.__file__).parents[1])
+    done = run_python(script, path, env={**os.environ, "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"})
+    assert (done.stdout, done.stderr) == ("7\n", "")
+    client, peer = life()
+    assert client.connected
+    assert got(peer, 2) == ["before", "after"]
+
+
+# -- ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_close_keeps_what_has_no_ack_and_says_no_bye(life: Opening, path: Path) -> None:
+    """The next Client that opens the journal goes on in the session, so the server is not told to forget it."""
+    client, peer = life()
+    receipt = client.send("a")
+    client.close()
+    with pytest.raises(EOFError):
+        peer.expect(Bye)
+    with pytest.raises(Undelivered, match="the journal keeps them") as caught:
+        receipt.result(0)
+    assert caught.value.is_kept
+    assert restored(path) == ["a"]
+
+
+def test_without_a_journal_close_says_bye(life: Opening) -> None:
+    """The control of the test above."""
+    client, peer = life(outbox={"journal": None})
+    receipt = client.send("a")
+    client.close()
+    assert peer.expect(Bye) == Bye()
+    with pytest.raises(Undelivered, match="may or may not have arrived"):
+        receipt.result(0)
+
+
+def test_a_with_block_leaves_the_rest_to_the_journal(
+    life: Opening, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for acks as ever, and then raises nothing: nothing is lost."""
+    monkeypatch.setattr("resilient_ws.client.EXIT_FLUSH_TIMEOUT", 0.05)
+    client, _ = life()
+    with client:
+        client.send("a")
+    assert restored(path) == ["a"]
+
+
+def test_drain_leaves_nothing(life: Opening, path: Path, pool: ThreadPoolExecutor) -> None:
+    """Everything is committed, and the journal says so."""
+    client, peer = life()
+    client.send("a")
+    draining = pool.submit(client.drain, SOON)
+    assert got(peer, 1) == ["a"]
+    peer.send(acked(1))
+    draining.result(SOON)
+    assert restored(path) == []
+
+
+def test_end_session_has_the_server_forget_it(life: Opening, disk: Disk) -> None:
+    """The next Client begins another session; what has no ack is sent there, streams go on where they were."""
+    client, peer = life()
+    client.send("a")
+    peer.send(data(1, "x", "y"))
+    assert [client.recv(SOON).data for _ in range(2)] == ["x", "y"]
+    client.end_session()
+    assert peer.expect(Bye) == Bye()
+    assert disk.kept(SessionOver) == [SessionOver()]
+    _, again = life()
+    hello = again.hello  # type: ignore[attr-defined]
+    assert (hello.session, hello.token) == (None, None)
+    assert hello.streams[0].held.offset == 1
+    assert got(again, 1) == ["a"]
+
+
+def test_a_client_that_is_dropped_open_lets_its_journal_go(life: Opening, path: Path) -> None:
+    """It warns, and the keeper closes the file: the next Client need not wait for the end of the process."""
+    import resilient_ws.testing
+
+    dialer = resilient_ws.testing.ScriptedDialer()
+    client = dialer.connect(ONE, stream="out", wait=False, outbox=Outbox(journal=path))
+    client.send("a")
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del client
+    until(lambda: not is_locked(path))
+    assert restored(path) == ["a"]
+    dialer.close()
+
+
+def is_locked(path: Path) -> bool:
+    try:
+        open_journal(path, instance="reader").close()
+    except JournalLocked:
+        return True
+    return False
