@@ -226,7 +226,7 @@ class Client:
 
     def subscribe(self, stream: str, start: Start = "now", timeout: float | None = 10.0) -> None:
         """
-        Receive a stream from now on; returns when the server has answered.
+        Receive a stream; returns when the server has answered, or the journal knows where it was (no Position given).
 
         Raises:
             TimeoutError: No answer yet; the subscription is asked for until :meth:`unsubscribe`.

@@ -133,12 +133,10 @@ class Conversation:
 
     def begin(self, subscribe: Mapping[str, Start], positions: Mapping[str, Handled]) -> None:
         """Note the subscriptions that the first hello asks for; a journal's positions go before what names no place."""
+        named = {stream for stream, start in subscribe.items() if not isinstance(start, str)}
+        self.inbox.known = {stream: kept for stream, kept in positions.items() if stream not in named}
         for stream, start in subscribe.items():
-            kept = positions.get(stream)
-            if kept is None or not isinstance(start, str):
-                self.inbox.subscribe(stream, start)
-            else:
-                self.inbox.restore(kept)
+            self.inbox.subscribe(stream, start)
 
     def dial(self, now: float, role: Role = Role.PRIMARY) -> None:
         self.dial_at = None
@@ -307,3 +305,9 @@ def hello_stream(subscription: Subscription) -> frames.HelloStream:
         return frames.HelloStream(stream=subscription.stream, id=subscription.id, start=subscription.start)
     acked = subscription.told.offset if subscription.told.epoch == subscription.epoch else None
     return frames.HelloStream(stream=subscription.stream, id=subscription.id, held=subscription.held, acked=acked)
+
+
+def subscribe_frame(subscription: Subscription) -> frames.Subscribe:
+    """Ask for a stream on a connection that is open."""
+    asked = hello_stream(subscription)
+    return frames.Subscribe(stream=asked.stream, id=asked.id, held=asked.held, start=asked.start)

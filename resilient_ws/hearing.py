@@ -12,7 +12,7 @@ from typing import Any
 
 from resilient_ws import events, frames
 from resilient_ws.connection import ALLOWED, Connection, is_missing
-from resilient_ws.conversation import Conversation, hello_stream
+from resilient_ws.conversation import Conversation, subscribe_frame
 from resilient_ws.exceptions import Gap, Rejected, RemoteProtocolError, SessionLost, SessionTakenOver
 from resilient_ws.frames import Batch, Frame
 from resilient_ws.inbox import Arrival
@@ -148,8 +148,7 @@ def repair_subscriptions(core: Conversation, connection: Connection, hello: fram
     ]
     for stream, subscription in present.items():
         if said.get(stream) != subscription.id:
-            again = hello_stream(subscription)
-            changes.append(frames.Subscribe(stream=stream, id=again.id, held=again.held, start=again.start))
+            changes.append(subscribe_frame(subscription))
     core.write(connection, changes)
 
 

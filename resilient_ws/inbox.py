@@ -80,6 +80,7 @@ class Arrivals:
         self._report_gaps = report_gaps
         self.subscriptions: dict[str, Subscription] = {}
         self.refused: dict[str, Exception] = {}
+        self.known: dict[str, Handled] = {}  # of a journal: where streams were that nobody has asked for in this life
         self._queue: deque[Run | Exception] = deque()
         self._next_id = 1
         self.messages = 0
@@ -93,24 +94,25 @@ class Arrivals:
         """
         Begin a subscription under a new id; one that exists is replaced and its untaken messages go.
 
+        A stream that a journal knows of an earlier life goes on there, unless ``start`` is a Position.
+
         Raises:
             ValueError: There are too many.
         """
         if stream not in self.subscriptions and len(self.subscriptions) >= MOST_STREAMS:
             raise ValueError(f"stream {stream!r}: one Client subscribes to {MOST_STREAMS} at most; open another one")
+        kept = self.known.pop(stream, None) if isinstance(start, str) else None
         self.unsubscribe(stream)
         self.refused.pop(stream, None)
         subscription = Subscription(stream, self.new_id(), start)
+        if kept is not None:
+            subscription.restore(kept)
         self.subscriptions[stream] = subscription
         return subscription
 
-    def restore(self, kept: Handled) -> None:
-        """Go on with a stream where a journal was."""
-        self.subscribe(kept.stream, "now").restore(kept)
-
     def unsubscribe(self, stream: str) -> None:
         """Forget a stream and what waits of it."""
-        gone = self.subscriptions.pop(stream, None)
+        gone = self.subscriptions.pop(stream, None) or self.known.pop(stream, None)
         if gone is not None and self._ledger is not None:
             self._ledger.add(Forgotten(stream))
         kept: deque[Run | Exception] = deque()

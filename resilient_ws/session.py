@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from resilient_ws import events, frames
 from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry, Wire
-from resilient_ws.conversation import Action, Conversation, Dial, Rng, Settings, Shut, Write
+from resilient_ws.conversation import Action, Conversation, Dial, Rng, Settings, Shut, Write, subscribe_frame
 from resilient_ws.exceptions import Rejected, RemoteProtocolError, SessionClosed
 from resilient_ws.frames import Batch, Frame, Payload, Position, Start
 from resilient_ws.hearing import dispatch, on_written
@@ -190,11 +190,15 @@ class Session:
         self._core.after_taking(now)
 
     def subscribe(self, stream: str, start: Start, now: float) -> int:
-        """Ask for a stream; returns the subscription's id. One that exists begins anew."""
+        """
+        Ask for a stream; returns the subscription's id.
+
+        One that exists begins anew; one of an earlier life goes on, unless ``start`` is a Position.
+        """
         self._require_alive()
         subscription = self._core.inbox.subscribe(stream, start)
         if self._core.primary is not None:
-            self._core.write(self._core.primary, [frames.Subscribe(stream=stream, id=subscription.id, start=start)])
+            self._core.write(self._core.primary, [subscribe_frame(subscription)])
             self._core.after_taking(now)
         return subscription.id
 

@@ -15,11 +15,12 @@ from typing import Any
 import attrs
 import pytest
 import tenacity
-from journal_tools import Clock, run_python
+from journal_tools import Clock, copied, run_python
 from session_tools import session
 
 import resilient_ws
 from resilient_ws import events
+from resilient_ws.arguments import check_arguments
 from resilient_ws.client import Client
 from resilient_ws.config import Inbox, Outbox, Retry
 from resilient_ws.exceptions import (
@@ -31,9 +32,21 @@ from resilient_ws.exceptions import (
     SessionClosed,
     Undelivered,
 )
-from resilient_ws.frames import Ack, Batch, Bye, Hello, HelloOutbound, Position, Ready, SeqMark
+from resilient_ws.frames import (
+    Ack,
+    Batch,
+    Bye,
+    Held,
+    Hello,
+    Position,
+    Ready,
+    SeqMark,
+    StreamAnswer,
+    Subscribe,
+    Subscribed,
+)
 from resilient_ws.journal import Journal, open_journal
-from resilient_ws.records import Accepted, Forgotten, Handled, Record, SessionOver, Welcomed
+from resilient_ws.records import Accepted, Forgotten, Handled, Record, SessionOver, Void, Welcomed
 from resilient_ws.session import Session
 from resilient_ws.testing import FakeClock, Peer, ScriptedDialer
 from server_fixture.backplane.memory import MemoryBackplane
@@ -605,3 +618,218 @@ def is_locked(path: Path) -> bool:
     except JournalLocked:
         return True
     return False
+
+
+# -- restarts ---------------------------------------------------------------------------------------------------------
+
+
+def hello_of(peer: Peer) -> Hello:
+    """Return what the client said when it came."""
+    return peer.hello  # type: ignore[attr-defined, no-any-return]
+
+
+def killed(path: Path) -> dict[str, Any]:
+    """Return the settings of a life that begins with what a kill at this moment would leave of the journal."""
+    return {"outbox": {"journal": copied(path, path.with_name("after a kill"))}}
+
+
+def test_a_restart_resumes_the_session(life: Opening, path: Path) -> None:
+    """After a kill the next Client has session, token and messages; new ones wait until those have their acks."""
+    client, peer = life()
+    for payload in ("a", "b", "c"):
+        client.send(payload)
+    peer.send(acked(1))
+    until(lambda: client.stats()["outbox"][0] == 2)
+    seen: list[Any] = []
+    again, peer = life(on_event=seen.append, **killed(path))
+    hello = hello_of(peer)
+    assert (hello.session, hello.token) == ("s1", "token-1")
+    (waiting,) = hello.outbound
+    assert (waiting.stream, waiting.next) == ("out", 4)
+    receipt = again.send("d")
+    assert got(peer, 4 - waiting.first) == ["a", "b", "c"][waiting.first - 1 :]
+    assert says_nothing(peer, Batch)
+    peer.send(acked(3, waiting.producer))
+    assert got(peer, 1) == ["d"]
+    assert (receipt.seq, receipt.producer in hello.producers) == (1, True)
+    assert again.session_id == "s1"
+    until(lambda: any(isinstance(event, events.Resumed) for event in seen))
+    assert isinstance(seen[0], events.JournalOpened)
+    assert seen[0].messages == 4 - waiting.first
+
+
+def test_what_was_acked_is_not_sent_again(life: Opening) -> None:
+    """An orderly end writes the acks of the server down."""
+    client, peer = life()
+    client.send("a")
+    client.send("b")
+    peer.send(acked(1))
+    until(lambda: client.stats()["outbox"][0] == 1)
+    client.close()
+    _, again = life()
+    assert [(entry.first, entry.next) for entry in hello_of(again).outbound] == [(2, 3)]
+    assert got(again, 1) == ["b"]
+
+
+@pytest.mark.parametrize(("ack", "upto"), [("manual", 2), ("auto", 3)])
+def test_a_restarted_consumer_goes_on_behind_what_its_user_acked(
+    life: Opening, path: Path, ack: Any, upto: int
+) -> None:
+    """Manual: behind the last ``ack()``; automatic: at the message in hand. Nothing is left out."""
+    client, peer = life(inbox=Inbox(ack=ack))
+    peer.send(data(1, "a", "b", "c", "d", "e"))
+    messages = [client.recv(SOON) for _ in range(4)]
+    if ack == "manual":
+        messages[1].ack()
+    again, peer = life(inbox=Inbox(ack=ack), **killed(path))
+    (asked,) = hello_of(peer).streams
+    assert asked.held is not None
+    assert (asked.held.epoch, asked.held.offset) == ("e", upto)
+    peer.send(data(upto + 1, *"abcde"[upto:]))
+    assert again.recv(SOON).data == "abcde"[upto]
+
+
+@pytest.mark.parametrize("start", ["now", "earliest", Position("e", 7)], ids=["now", "earliest", "position"])
+def test_a_position_goes_before_the_journal_and_a_name_does_not(life: Opening, start: Any) -> None:
+    """connect(subscribe=) of a stream that the journal knows."""
+    consumed(life)
+    _, peer = life(subscribe={"s": start})
+    (asked,) = hello_of(peer).streams
+    assert (asked.held is None) is isinstance(start, Position)
+    assert asked.start == (start if isinstance(start, Position) else None)
+    assert asked.held is None or asked.held.offset == 1
+
+
+def consumed(life: Opening) -> None:
+    """Have a life in which the first message of stream ``s`` was handled."""
+    client, peer = life()
+    peer.send(data(1, "a", "b"))
+    for _ in range(2):
+        client.recv(SOON)
+    client.close()
+
+
+@pytest.mark.parametrize("start", ["now", "earliest", Position("e", 7)], ids=["now", "earliest", "position"])
+def test_subscribe_goes_on_where_the_journal_was(life: Opening, pool: ThreadPoolExecutor, start: Any) -> None:
+    """The same for a stream that the next life asks for later, by subscribe(): nothing is passed over."""
+    consumed(life)
+    client, peer = life(subscribe=())
+    answering = pool.submit(answered, peer)
+    client.subscribe("s", start)
+    asked = answering.result(SOON)
+    assert (asked.held is None) is isinstance(start, Position)
+    assert asked.start == (start if isinstance(start, Position) else None)
+    first = 2 if asked.held is not None else 8
+    peer.send(data(first, "next"))
+    assert client.recv(SOON).offset == first
+
+
+def answered(peer: Peer) -> Subscribe:
+    """Answer the next subscribe; returns it."""
+    asked: Subscribe = peer.expect(Subscribe)
+    place = asked.held or asked.start
+    first = place.offset + 1 if isinstance(place, (Held, Position)) else 1
+    peer.send(Subscribed(answer=StreamAnswer(stream=asked.stream, id=asked.id, epoch="e", first=first, live=first - 1)))
+    return asked
+
+
+def test_a_stream_that_is_received_begins_anew(life: Opening, pool: ThreadPoolExecutor) -> None:
+    """A second subscribe() in one life says that what was before is of no interest: the journal forgets it too."""
+    consumed(life)
+    client, peer = life()
+    answering = pool.submit(answered, peer)
+    client.subscribe("s", "earliest")
+    assert answering.result(SOON).start == "earliest"
+
+
+@pytest.mark.parametrize("is_received", [True, False])
+def test_unsubscribe_forgets_a_stream(life: Opening, disk: Disk, is_received: bool) -> None:
+    """For a restart too, whether this life receives the stream or an earlier one did; safe when it returns."""
+    consumed(life)
+    client, _ = life(subscribe=["s"] if is_received else ())
+    client.unsubscribe("s")
+    assert disk.safe(Forgotten) == [Forgotten("s")]
+    client.close()
+    _, peer = life()
+    (asked,) = hello_of(peer).streams
+    assert (asked.held, asked.start) == (None, "now")
+
+
+# -- ages -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """Time for the Clients of a test, wall time of their journals included; stands still until it is told."""
+    clock = FakeClock()
+
+    def opened_by_it(path: str, **settings: Any) -> Journal:
+        return open_journal(path, **settings, wall=lambda: 1_700_000_000.0 + clock.now)
+
+    monkeypatch.setattr("resilient_ws.journal.open_journal", opened_by_it)
+    return clock
+
+
+@pytest.fixture
+def aged(clock: FakeClock, path: Path, dialer: ScriptedDialer) -> Iterator[Callable[..., Client]]:
+    """Open Clients by that clock that reach no server; a message waits in the journal for 90 of its 100 seconds."""
+    clients: list[Client] = []
+
+    def open_one(policy: str, on_event: Any = None) -> Client:
+        box = Outbox(journal=path, max_age=100.0, policy=policy, send_timeout=0.0)  # type: ignore[arg-type]
+        defaults = resilient_ws.connect.__kwdefaults__ or {}
+        settings = {**defaults, "stream": "out", "outbox": box, "wait": False, "on_event": on_event}
+        client = Client(check_arguments(ONE, **settings), dialer=dialer, clock=clock)
+        clients.append(client)
+        return client
+
+    first = open_one("raise")
+    first.send("old")
+    first.close()
+    clock.advance(90.0)
+    yield open_one
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("policy", ["raise", "block"])
+def test_what_an_earlier_life_left_too_long_makes_the_outbox_full(
+    aged: Callable[..., Client], clock: FakeClock, path: Path, policy: str
+) -> None:
+    """Ages count over restarts; nothing that waits is dropped, nothing new is accepted."""
+    client = aged(policy)
+    client.send("young")
+    clock.advance(20.0)
+    with pytest.raises(OutboxFull) as caught:
+        client.send("refused")
+    assert caught.value.age == pytest.approx(110.0, abs=1.0)
+    client.close()
+    assert restored(path) == ["old", "young"]
+
+
+def test_drop_newest_does_not_accept_what_comes_too_late(
+    aged: Callable[..., Client], clock: FakeClock, path: Path
+) -> None:
+    """The receipt says so, and the journal has nothing of it."""
+    client = aged("drop_newest")
+    clock.advance(20.0)
+    with pytest.raises(Rejected) as caught:
+        client.send("newest").result(0)
+    assert caught.value.code == "dropped"
+    client.close()
+    assert restored(path) == ["old"]
+
+
+def test_drop_oldest_drops_what_is_too_old_for_good(
+    aged: Callable[..., Client], clock: FakeClock, path: Path
+) -> None:
+    """The drop is an event with its number, and is written down: a restart does not bring the message back."""
+    seen: list[Any] = []
+    client = aged("drop_oldest", seen.append)
+    clock.advance(20.0)
+    client.send("newest")
+    until(lambda: any(isinstance(event, events.MessagesDropped) for event in seen))
+    (dropped,) = [event for event in seen if isinstance(event, events.MessagesDropped)]
+    assert (dropped.stream, dropped.first, dropped.last) == ("out", 1, 1)
+    client.close()
+    assert [item for item in restored(path) if not isinstance(item, Void)] == ["newest"]
