@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from journal_tools import Clock, accepted, files_of, journal_at, need, opened, r
 
 import resilient_ws
 from resilient_ws.exceptions import JournalError, JournalFailed, JournalLocked, JournalRefused
-from resilient_ws.journal import layout, places
+from resilient_ws.journal import layout, open_journal, places
 
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -378,3 +379,32 @@ def test_paths_of_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert len(restored_from(tmp_path / name).lanes) == 2
     with pytest.raises(JournalError):
         opened(Path("a\0b"))
+
+
+def test_a_second_name_that_goes_meanwhile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else who makes the journal removes the second name just now: that is no hard link, but a lock."""
+    owner = opened(path)
+    os.link(path, places.draft_of(str(path)))
+    looked = os.lstat
+
+    def look(name: str) -> os.stat_result:
+        if name == places.draft_of(str(path)):
+            os.unlink(name)
+        return looked(name)
+
+    monkeypatch.setattr(places.os, "lstat", look)
+    with pytest.raises(JournalLocked):
+        opened(path)
+    monkeypatch.undo()
+    os.link(path, f"{path}.other")
+    with pytest.raises(JournalRefused, match="2 names"):
+        opened(path)
+    owner.close()
+
+
+def test_a_path_of_bytes_and_none_at_all(tmp_path: Path) -> None:
+    """What ``os`` takes is taken; nothing is not."""
+    with contextlib.closing(open_journal(os.fsencode(tmp_path / "j.db"), instance="i")) as journal:
+        assert journal.path == str(tmp_path / "j.db")
+    with pytest.raises(JournalRefused, match="is empty: name a file"):
+        open_journal("", instance="i")

@@ -17,7 +17,7 @@ from resilient_ws.journal.writing import Journal, Opened
 
 
 def open_journal(
-    path: str | os.PathLike[str],
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
     *,
     instance: str,
     sync: Literal["full", "normal"] = "full",
@@ -42,7 +42,7 @@ def open_journal(
         JournalFull: There is no room; nothing was changed.
         JournalFailed: The disk failed.
     """
-    path = os.fspath(path)
+    path = os.fsdecode(path)
     places.check(path)
     lock = places.Lock(path)
     try:

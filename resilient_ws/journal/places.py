@@ -32,6 +32,8 @@ def check(path: str, *, to_write: bool = True) -> os.stat_result | None:
     Raises:
         JournalRefused: It must not be used; the text says why, and what to do.
     """
+    if not path:
+        raise JournalRefused("a journal needs the path of a file, and this one is empty: name a file")
     for side in (*SIDES, ".lock"):
         _check_kind(path, path + side)
     found = _check_kind(path, path)
@@ -81,10 +83,11 @@ def _check_kind(path: str, name: str) -> os.stat_result | None:
 
 
 def _is_unfinished(path: str, found: os.stat_result) -> bool:
-    """Say whether the second name is that under which it was made: it was about to be removed."""
-    with contextlib.suppress(OSError):
+    """Say whether the second name is that under which it was made: it was about to be removed, or is by now."""
+    try:
         return found.st_nlink == 2 and os.path.samestat(found, os.lstat(draft_of(path)))
-    return False
+    except OSError:
+        return os.lstat(path).st_nlink == 1
 
 
 def is_lost(path: str) -> str | None:
