@@ -105,7 +105,7 @@ class Sender:
             raise TimeoutError(f"{receipt!r} has no ack yet; it is on its way{session.trouble}")
 
     def raise_undelivered(self) -> None:
-        """Raise Undelivered where something has no ack, or the error of a journal that failed: who knows what it has."""
+        """Raise Undelivered where something has no ack, or a failed journal's error: who knows what it has."""
         performer = self.driver.performer
         with performer.step():
             unacked, error = performer.session.unacked, performer.failure or performer.session.error

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import tenacity
 from journal_tools import Clock, copied, run_python
@@ -29,7 +26,6 @@ from resilient_ws.exceptions import (
     JournalLocked,
     OutboxFull,
     Rejected,
-    SessionClosed,
     Undelivered,
 )
 from resilient_ws.frames import (
@@ -47,8 +43,8 @@ from resilient_ws.frames import (
 )
 from resilient_ws.journal import Journal, open_journal
 from resilient_ws.records import Accepted, Forgotten, Handled, Record, SessionOver, Void, Welcomed
-from resilient_ws.session import Session
 from resilient_ws.testing import FakeClock, Peer, ScriptedDialer
+from server_fixture.backplane import Tick, bucket_of
 from server_fixture.backplane.memory import MemoryBackplane
 from server_fixture.pair import SessionPair
 
@@ -820,9 +816,7 @@ def test_drop_newest_does_not_accept_what_comes_too_late(
     assert restored(path) == ["old"]
 
 
-def test_drop_oldest_drops_what_is_too_old_for_good(
-    aged: Callable[..., Client], clock: FakeClock, path: Path
-) -> None:
+def test_drop_oldest_drops_what_is_too_old_for_good(aged: Callable[..., Client], clock: FakeClock, path: Path) -> None:
     """The drop is an event with its number, and is written down: a restart does not bring the message back."""
     seen: list[Any] = []
     client = aged("drop_oldest", seen.append)
@@ -833,3 +827,113 @@ def test_drop_oldest_drops_what_is_too_old_for_good(
     assert (dropped.stream, dropped.first, dropped.last) == ("out", 1, 1)
     client.close()
     assert [item for item in restored(path) if not isinstance(item, Void)] == ["newest"]
+
+
+# -- a device that is offline for days --------------------------------------------------------------------------------
+
+DAY = 86_400.0
+
+
+class Lives(SessionPair):
+    """A device with a real journal and the reference server, under one virtual clock; it may be killed and restart."""
+
+    def __init__(self, path: Path, clock: Clock, store: MemoryBackplane, **client: Any) -> None:
+        self.clock = clock
+        wall = {"clock": lambda: self.clock.now, "wall": lambda: self.clock.wall}
+        self.journal = open_journal(path, instance=f"instance-{clock.now}", **wall)
+        settings = {"producer": f"{int(clock.now):032x}", "restored": self.journal.restored, "now": clock.now, **client}
+        super().__init__(session(**settings), rng=random.Random(clock.now), store=store, now=clock.now, ttl=60.0)
+
+    def _perform(self) -> None:
+        self.clock.advance(self.now - self.clock.now)
+        super()._perform()
+        if (group := self.client.unwritten) is not None and (group.records or self.client.persist_due):
+            self.journal.write(self.client.to_persist(), durable=True)
+            self.client.persisted(self.now, durable=True)
+            super()._perform()
+
+    def send(self, *payloads: str) -> None:
+        for payload in payloads:
+            self.client.send("readings", payload, self.now)
+            self.run()
+
+
+def forget(store: MemoryBackplane, session_id: str, now: float) -> None:
+    """Have the time to live of a session pass, as nodes that serve others see it pass."""
+    for second in range(70):
+        store.step(Tick(bucket=bucket_of(session_id)), now + second)
+
+
+def offline_for(path: Path, days: int, *, others: int = 0, **settings: Any) -> tuple[list[bytes], list[Any]]:
+    """
+    Have a device lose its network, go on for some days, be restarted, and get the network back.
+
+    Args:
+        path: Of the journal.
+        days: How many; it sends a message each day.
+        others: Messages that somebody else publishes on the same stream meanwhile.
+        settings: Of the store.
+
+    Returns:
+        What the store has in the end, and the events of the last life.
+    """
+    clock = Clock()
+    store = MemoryBackplane(random.Random(1), **settings)
+    device = Lives(path, clock, store)
+    device.client.connect(device.now)
+    device.run()
+    device.send("before 1", "before 2")
+    (link,) = device.links.values()
+    link.is_held = True
+    device.send("in flight")  # the server has it, and its ack is lost
+    device.deliver(link.conn, down=False)
+    device.is_reachable = False
+    device.cut()
+    forget(store, str(device.client.session_id), device.now)
+    device.publish("readings", *["somebody else's"] * others)
+    for day in range(days):
+        device.send(f"day {day}")
+        device.advance(DAY)
+    device.journal.close()
+    device = Lives(path, clock, store)
+    device.client.connect(device.now)
+    device.run()
+    device.send("the last")
+    device.advance(120.0)
+    device.journal.close()
+    return [entry.payload for entry in store.contents("readings")], device.events
+
+
+def test_a_device_that_was_offline_for_three_days_sends_its_backlog_once(path: Path) -> None:
+    """Its session is gone long since; the numbers of its messages are not, so what was in flight is not doubled."""
+    stored, told = offline_for(path, 3)
+    assert stored == [b"before 1", b"before 2", b"in flight", b"day 0", b"day 1", b"day 2", b"the last"]
+    assert any(isinstance(event, events.SessionReplaced) for event in told)
+    assert not any(isinstance(event, (events.IndefiniteResent, events.JournalRolledBack)) for event in told)
+
+
+def test_a_server_that_forgets_numbers_meanwhile_is_reported(path: Path) -> None:
+    """The control: a server that knows a producer for an hour only has what was in flight twice, and that is told."""
+    stored, told = offline_for(path, 3, others=10, retention=10, producer_ttl=3600.0)
+    assert stored[-5:] == [b"in flight", b"day 0", b"day 1", b"day 2", b"the last"]  # the first of it was trimmed
+    assert [(e.stream, e.first, e.last) for e in told if isinstance(e, events.IndefiniteResent)] == [("readings", 3, 3)]
+
+
+# -- questions --------------------------------------------------------------------------------------------------------
+
+
+def test_the_guarantee_says_what_a_journal_adds(life: Opening) -> None:
+    """In a sentence, and only where there is one."""
+    client, _ = life()
+    assert "also over restarts and power losses" in client.guarantee
+    other, _ = life(outbox={"journal": None})
+    assert "while this Client lives" in other.guarantee
+
+
+def test_stats_count_what_the_journal_brought(life: Opening, path: Path) -> None:
+    """The messages of earlier lives are in the outbox, and are not counted as sent in this one."""
+    client, _ = life()
+    client.send("ab")
+    assert (client.stats()["sent"], client.stats()["outbox"]) == (1, (1, 2))
+    again, _ = life(**killed(path))
+    assert (again.stats()["sent"], again.stats()["outbox"]) == (0, (1, 2))
