@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, cast
 import attrs
 
 from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
+from resilient_ws.deflating import Offer
 from resilient_ws.dialects import Dialect
 from resilient_ws.dialects.native import Native, wire_limit
 from resilient_ws.dialling import DialOptions, check_url
@@ -66,7 +67,14 @@ class Arguments:
             connect_timeout=timeout,
             family=self.wire.family,
             allow_plaintext=self.wire.allow_plaintext,
+            compression=None if self.wire.compression is None else Offer(),
+            is_compressible=getattr(self.dialect, "is_compressible", _nothing),
         )
+
+
+def _nothing(message: str | bytes) -> bool:
+    # What holds a credential is for the dialect to say; where it does not, nothing is compressed on the way out.
+    return False
 
 
 def _pairs(headers: Headers | None) -> tuple[tuple[str, str], ...]:

@@ -15,6 +15,8 @@ from typing import Any
 
 import attrs
 
+from resilient_ws.deflating import Offer
+
 _SCHEMES = {"ws": ("http", 80), "wss": ("https", 443)}
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252})")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -115,6 +117,9 @@ class DialOptions:
         cookie: Value of the Cookie header.
         family: ``socket.AF_INET`` or ``AF_INET6`` to use one only, 0 for both.
         allow_plaintext: Allow ``ws://`` to other hosts than this one.
+        compression: What is offered of permessage-deflate; None offers nothing, and compressed frames are refused.
+        is_compressible: Asked for each message to be written once compression is agreed; None: all are. Says no to
+            whatever holds a credential. Called by the thread that writes, outside any lock.
         on_response: Called with status and headers of every answer to the upgrade, refused ones too (cookies).
     """
 
@@ -129,6 +134,8 @@ class DialOptions:
     cookie: str | None = attrs.field(default=None, validator=_check_optional, repr=False)
     family: int = 0
     allow_plaintext: bool = False
+    compression: Offer | None = None
+    is_compressible: Callable[[str | bytes], bool] | None = attrs.field(default=None, repr=False)
     on_response: Callable[[int, list[tuple[str, str]]], None] | None = attrs.field(default=None, repr=False)
 
 

@@ -2,7 +2,8 @@
 Received bytes to whole messages: the RFC 6455 rules for what a server may send, checked at the header.
 
 Pure: no socket, no clock, no lock. A frame that breaks a rule, or that announces more than ``max_message``, is refused
-when its header is read, so nothing is allocated for it. Whole unfragmented messages are sliced out of one large read
+when its header is read, so nothing is allocated for it; what is compressed is inflated no further than to that size
+(deflating.py). Whole unfragmented messages are sliced out of one large read
 in one pass. Frames out are built elsewhere (transport.py), by websocket-client. So are none of the frames in: joining
 many small fragments with ``bytes +=``, as that library does, takes time that grows with the square of their number.
 """
@@ -11,10 +12,13 @@ from __future__ import annotations
 
 import attrs
 
+from resilient_ws.deflating import BadMessage, Inflater
+
 Message = str | bytes
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 _FIN_TEXT, _FIN_BINARY = 0x80 | TEXT, 0x80 | BINARY
+_COMPRESSED = 0x40
 
 #: Codes below 3000 that RFC 6455 and its registry allow in a close frame.
 _REGISTERED_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
@@ -62,6 +66,7 @@ class Decoder:
 
     Attributes:
         max_message: Largest message in bytes; one frame and the sum of fragments are both held to it.
+        inflater: Where permessage-deflate was agreed; what is inflated is held to max_message too.
         ping: Payload of the newest ping since somebody set this to None.
         pong: Payload of the newest pong since somebody set this to None.
         closed: Code and reason of the close frame; everything behind it is ignored.
@@ -69,6 +74,7 @@ class Decoder:
     """
 
     max_message: int
+    inflater: Inflater | None = None
     ping: bytes | None = None
     pong: bytes | None = None
     closed: tuple[int, str] | None = None
@@ -76,7 +82,7 @@ class Decoder:
     _rest: bytearray = attrs.field(factory=bytearray, init=False)
     _needed: int = attrs.field(default=0, init=False)
     _fragments: bytearray | None = attrs.field(default=None, init=False)
-    _fragments_opcode: int = attrs.field(default=0, init=False)
+    _fragments_first: int = attrs.field(default=0, init=False)
 
     @property
     def is_over(self) -> bool:
@@ -106,7 +112,7 @@ class Decoder:
             self._rest.clear()
         try:
             done = self._cut(data, messages)
-        except _Refused as refused:
+        except (_Refused, BadMessage) as refused:
             self.failure = (refused.code, refused.reason)
         except UnicodeDecodeError as error:
             self.failure = (1007, f"text that is not UTF-8 at byte {error.start}")
@@ -131,7 +137,7 @@ class Decoder:
                     break
             stop = start + length
             if length > limit and not first & 0x08:
-                raise _Refused(1009, f"frame of {length} bytes, at most {limit} are taken")
+                self._refuse_size(first, length)
             if stop > end:
                 self._refuse_interleaved(first)
                 self._needed = stop - position
@@ -156,7 +162,7 @@ class Decoder:
         """
         opcode = first & 0x0F
         if first & 0x70:
-            raise _Refused(1002, "reserved bit set, no extension was agreed")
+            self._refuse_reserved(first)
         if opcode not in (0, TEXT, BINARY, CLOSE, PING, PONG):
             raise _Refused(1002, f"reserved opcode {opcode}")
         if length & 0x80:
@@ -176,9 +182,26 @@ class Decoder:
         self._refuse_overflow(opcode, length)
         return start, length
 
+    def _refuse_reserved(self, first: int) -> None:
+        if self.inflater is None:
+            raise _Refused(1002, "reserved bit set, no extension was agreed")
+        if first & 0x70 != _COMPRESSED or first & 0x0F not in (TEXT, BINARY):
+            raise _Refused(1002, "reserved bit set, other than for the first frame of a compressed message")
+
+    def _largest(self, first: int) -> int:
+        # What cannot be compressed gets larger by it: RFC 1951 section 3.2.4, with blocks as small as encoders have.
+        return self.max_message + (self.max_message >> 3) + 64 if first & _COMPRESSED else self.max_message
+
+    def _refuse_size(self, first: int, length: int) -> None:
+        largest = self._largest(first if first & 0x0F else self._fragments_first)
+        if length > largest:
+            raise _Refused(1009, f"frame of {length} bytes, at most {largest} are taken")
+
     def _refuse_overflow(self, opcode: int, length: int) -> None:
-        if opcode == 0 and self._fragments is not None and len(self._fragments) + length > self.max_message:
-            raise _Refused(1009, f"fragments of more than {self.max_message} bytes")
+        if opcode == 0 and self._fragments is not None:
+            largest = self._largest(self._fragments_first)
+            if len(self._fragments) + length > largest:
+                raise _Refused(1009, f"fragments of more than {largest} bytes")
 
     def _refuse_interleaved(self, first: int) -> None:
         # Also called for a frame that is not whole yet: what can be refused at the header is.
@@ -198,14 +221,22 @@ class Decoder:
             self.closed = parse_close(payload)
         else:
             self._refuse_interleaved(first)
-            self._join(first, opcode, payload, messages)
+            self._join(first, payload, messages)
 
-    def _join(self, first: int, opcode: int, payload: bytes, messages: list[Message]) -> None:
+    def _join(self, first: int, payload: bytes, messages: list[Message]) -> None:
         if self._fragments is None:
+            if first & 0x80:
+                messages.append(self._whole(first, payload))
+                return
             self._fragments = bytearray()
-            self._fragments_opcode = opcode
+            self._fragments_first = first
         self._fragments += payload
         if not first & 0x80:
             return
         whole, self._fragments = self._fragments, None
-        messages.append(whole.decode("utf-8") if self._fragments_opcode == TEXT else bytes(whole))
+        messages.append(self._whole(self._fragments_first, whole))
+
+    def _whole(self, first: int, payload: bytes | bytearray) -> Message:
+        if first & _COMPRESSED and self.inflater is not None:
+            payload = self.inflater.inflate(payload, self.max_message)
+        return payload.decode("utf-8") if first & 0x0F == TEXT else bytes(payload)

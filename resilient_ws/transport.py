@@ -13,16 +13,17 @@ import socket
 import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import websocket
 
 from resilient_ws.connecting import Deadline, connect, wrap_tls
+from resilient_ws.deflating import Deflater, Inflater
 from resilient_ws.dialling import DialOptions, Endpoint, check_url
 from resilient_ws.exceptions import ConnectionLost, HandshakeRejected, NoEndpoint
 from resilient_ws.framing import BINARY, CLOSE, PING, PONG, TEXT, Decoder, is_close_code
+from resilient_ws.outgoing import Outgoing
 from resilient_ws.upgrade import GuardedSocket, Headers, classify_status
 
 __all__ = ["DialOptions", "Endpoint", "Transport", "check_url", "classify_status", "dial"]
@@ -30,8 +31,6 @@ __all__ = ["DialOptions", "Endpoint", "Transport", "check_url", "classify_status
 #: Size of one read. A TLS record holds 16 KiB at most, so a read of this size leaves nothing pending in OpenSSL.
 READ_SIZE = 64 << 10
 _TLS_RECORD = 16 << 10
-#: How much is handed to one ``send``; on TLS a piece that was refused must be offered again unchanged.
-_PIECE = 64 << 10
 
 _create_frame = websocket.ABNF.create_frame
 
@@ -103,6 +102,7 @@ class Transport:
 
     Attributes:
         subprotocol: The one that the server chose, or None where none was offered.
+        compression: How messages are compressed, or None: not at all.
         headers: Of the server's 101, names in lower case, every Set-Cookie apart.
         peer: Address and port of the other side.
         last_pong: Payload of the newest pong.
@@ -112,6 +112,7 @@ class Transport:
 
     def __init__(self, guard: GuardedSocket, peer: str, max_message: int) -> None:
         self.subprotocol = guard.subprotocol
+        self.compression = guard.compression
         self.headers: Headers = guard.headers
         self.peer = peer
         self.last_pong: bytes | None = None
@@ -119,12 +120,15 @@ class Transport:
         self.bytes_sent = 0
         self._sock = guard.sock
         self._is_tls = isinstance(guard.sock, ssl.SSLSocket)
-        self._decoder = Decoder(max_message)
+        agreed = guard.compression
+        self._decoder = Decoder(max_message, None if agreed is None else Inflater(agreed))
+        self._is_compressible = guard.options.is_compressible
         self._early = guard.rest
         self._lost: ConnectionLost | None = None
         # Guards everything below, and on TLS the socket itself: OpenSSL objects take one thread at a time.
         self._lock = threading.Lock()
-        self._out = _Outgoing()
+        self._out = Outgoing()
+        self._deflater = None if agreed is None else Deflater(agreed)
         self._sent_close: tuple[int, str] | None = None
         self._is_half_closed = False
         self._write_error: str | None = None
@@ -240,6 +244,8 @@ class Transport:
         """
         Frame the messages, each a text or a binary one, and send what goes out without waiting.
 
+        Where compression was agreed, those that ``DialOptions.is_compressible`` allows are compressed.
+
         Returns:
             True when all is out; False when ``flush`` must be called later, or when the connection turned out dead:
             then ``receive`` gives what the server still said, its close frame with it, and raises.
@@ -247,15 +253,33 @@ class Transport:
         Raises:
             ConnectionLost: the connection is closing, or ``receive`` has said that it is over.
         """
+        if self._deflater is not None:
+            return self._write_deflated(self._deflater, messages)
         frames = [_frame(message, TEXT if isinstance(message, str) else BINARY) for message in messages]
         with self._lock:
-            if self._sent_close is not None:
-                raise self._ended("nothing can be written after our close frame")
-            if self._lost is not None:
-                raise self._lost
-            if self._write_error is None:
-                self._out.extend(frames)
-            return self._push()
+            return self._queue(frames)
+
+    def _queue(self, frames: list[bytes]) -> bool:
+        if self._sent_close is not None:
+            raise self._ended("nothing can be written after our close frame")
+        if self._lost is not None:
+            raise self._lost
+        if self._write_error is None:
+            self._out.extend(frames)
+        return self._push()
+
+    def _write_deflated(self, deflater: Deflater, messages: Sequence[str | bytes]) -> bool:
+        allowed = self._is_compressible
+        parts: list[tuple[bytes, int, bool]] = []
+        for message in messages:
+            opcode, payload = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
+            parts.append((payload, opcode, allowed is None or allowed(message)))
+        with self._lock:  # the order in which messages are compressed is the order in which the server inflates them
+            try:
+                return self._queue([_packed(deflater, *part) for part in parts])
+            except BaseException:
+                deflater.forget()  # what is compressed and does not go out must not be referred to
+                raise
 
     def flush(self) -> bool:
         """
@@ -350,49 +374,16 @@ class Transport:
         self._sock.close()
 
 
-class _Outgoing:
-    """
-    Whole frames on their way out: one piece in hand, urgent ones (the newest ping and pong), the rest in order.
-
-    A piece that was offered once stays the same object until it is out, as TLS demands.
-    """
-
-    __slots__ = ("_piece", "_queue", "_urgent", "size")
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._piece = memoryview(b"")
-        self._urgent: dict[int, bytes] = {}
-        self._queue: deque[bytes] = deque()
-
-    def extend(self, frames: list[bytes]) -> None:
-        size = sum(map(len, frames))
-        self.size += size
-        # A large batch stays in its frames, so that a ping or pong need not wait for all of it.
-        self._queue.extend([b"".join(frames)] if 0 < size <= _PIECE else frames)
-
-    def urgent(self, opcode: int, frame: bytes) -> None:
-        self.size += len(frame) - len(self._urgent.get(opcode, b""))
-        self._urgent[opcode] = frame
-
-    def piece(self) -> memoryview:
-        if not self._piece:
-            chunks = list(self._urgent.values())
-            self._urgent.clear()
-            total = sum(map(len, chunks))
-            while self._queue and (not total or total + len(self._queue[0]) <= _PIECE):
-                chunks.append(self._queue.popleft())
-                total += len(chunks[-1])
-            self._piece = memoryview(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-        return self._piece[:_PIECE]
-
-    def advance(self, sent: int) -> None:
-        self._piece = self._piece[sent:]
-        self.size -= sent
-
-
 def _frame(payload: str | bytes, opcode: int) -> bytes:
     frame: bytes = _create_frame(payload, opcode).format()
+    return frame
+
+
+def _packed(deflater: Deflater, payload: bytes, opcode: int, is_compressible: bool) -> bytes:
+    small = deflater.deflate(payload) if is_compressible else None
+    if small is None:
+        return _frame(payload, opcode)
+    frame: bytes = websocket.ABNF(1, 1, 0, 0, opcode, 1, small).format()
     return frame
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 import attrs
 
 from resilient_ws.connecting import Deadline
+from resilient_ws.deflating import Agreement, BadAnswer, Offer
 from resilient_ws.dialling import DialOptions, Endpoint
 from resilient_ws.exceptions import AccessDenied, HandshakeRejected
 
@@ -108,12 +109,14 @@ def _list(headers: Headers, name: str) -> list[str]:
     return [item.strip().lower() for value in _values(headers, name) for item in value.split(",")]
 
 
-def check_upgrade(endpoint: Endpoint, headers: Headers, key: bytes, offered: tuple[str, ...]) -> str | None:
+def check_upgrade(
+    endpoint: Endpoint, headers: Headers, key: bytes, options: DialOptions
+) -> tuple[str | None, Agreement | None]:
     """
     Hold the headers of a 101 against RFC 6455 section 4.1, exactly.
 
     Returns:
-        The subprotocol that the server chose.
+        The subprotocol that the server chose, and how messages are compressed (None: not at all).
 
     Raises:
         HandshakeRejected: a rule was broken; retryable, except where the server does not speak what was offered.
@@ -126,11 +129,10 @@ def check_upgrade(endpoint: Endpoint, headers: Headers, key: bytes, offered: tup
         raise broken("lacks Upgrade: websocket or Connection: Upgrade; something between is not a WebSocket proxy")
     if _values(headers, "sec-websocket-accept") != [accept_key(key)]:
         raise broken("has a missing or wrong Sec-WebSocket-Accept; the answer is not to our request")
-    if any(_list(headers, "sec-websocket-extensions")):
-        raise broken("names an extension that was not offered", retryable=False)
-    chosen = _values(headers, "sec-websocket-protocol")
+    agreed = _check_extensions(endpoint, headers, options.compression)
+    offered, chosen = options.subprotocols, _values(headers, "sec-websocket-protocol")
     if not offered and not chosen:
-        return None
+        return None, agreed
     if not chosen:
         names = ", ".join(offered)
         raise broken(
@@ -138,7 +140,19 @@ def check_upgrade(endpoint: Endpoint, headers: Headers, key: bytes, offered: tup
         )
     if len(chosen) != 1 or chosen[0] not in offered:
         raise broken("names a subprotocol that was not offered; see the dialect= option", retryable=False)
-    return chosen[0]
+    return chosen[0], agreed
+
+
+def _check_extensions(endpoint: Endpoint, headers: Headers, offer: Offer | None) -> Agreement | None:
+    named = _values(headers, "sec-websocket-extensions")
+    try:
+        if offer is not None:
+            return offer.agree(named)
+        if any(_list(headers, "sec-websocket-extensions")):
+            raise BadAnswer("names an extension that was not offered")
+    except BadAnswer as bad:
+        raise HandshakeRejected(f"{endpoint}: the server's 101 {bad}", status=101, retryable=False) from None
+    return None
 
 
 # -- the guard --------------------------------------------------------------------------------------------------------
@@ -153,6 +167,7 @@ class GuardedSocket:
         sock: The real one, non-blocking.
         headers: Of the answer, names in lower case, in order, repeated ones apart.
         subprotocol: The one that was chosen.
+        compression: What was agreed.
         rest: What came behind the answer's head: the first frames.
         failure: What went wrong, in our words; the library may have wrapped it in its own.
     """
@@ -163,6 +178,7 @@ class GuardedSocket:
     deadline: Deadline
     headers: Headers = attrs.field(factory=list, init=False)
     subprotocol: str | None = attrs.field(default=None, init=False)
+    compression: Agreement | None = attrs.field(default=None, init=False)
     rest: bytes = attrs.field(default=b"", init=False)
     failure: BaseException | None = attrs.field(default=None, init=False)
     _key: bytes = attrs.field(default=b"", init=False)
@@ -208,6 +224,8 @@ class GuardedSocket:
         # A cookie that the library adds comes from its jar, which the whole process shares.
         head = _COOKIE.sub(b"", request)[len(b"GET / HTTP/1.1") : -2]
         lines = [f"{name}: {value}" for name, value in self.options.headers if name.lower() != "cookie"]
+        if self.options.compression is not None:
+            lines.append(f"Sec-WebSocket-Extensions: {self.options.compression.header}")
         if self.options.origin is not None:
             lines.append(f"Origin: {self.options.origin}")
         cookies = [value for name, value in self.options.headers if name.lower() == "cookie"]
@@ -264,7 +282,7 @@ class GuardedSocket:
             self.options.on_response(status, list(headers))
         if status != 101:
             raise rejection(self.endpoint, status, headers)
-        self.subprotocol = check_upgrade(self.endpoint, headers, self._key, self.options.subprotocols)
+        self.subprotocol, self.compression = check_upgrade(self.endpoint, headers, self._key, self.options)
         told = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
         told.append(b"Sec-WebSocket-Accept: " + accept_key(self._key).encode())
         if self.subprotocol is not None:

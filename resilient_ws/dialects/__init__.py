@@ -65,3 +65,10 @@ class Dialect(Protocol):
 
     def client(self) -> Codec:
         """Return the codec of one new connection, for its client."""
+
+    def is_compressible(self, message: Wire) -> bool:
+        """
+        Say whether an encoded message may share a compression context with others.
+
+        Nothing that holds a credential may. Where a dialect lacks this method, nothing that it writes is compressed.
+        """

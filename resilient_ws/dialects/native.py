@@ -312,3 +312,7 @@ class Native:
     def server(self) -> Codec:
         """Return a codec that decodes what a client sends and encodes what a server sends."""
         return _NativeCodec(native_control.CLIENT, native_control.SERVER, from_server=False)
+
+    def is_compressible(self, message: Wire) -> bool:
+        """Say yes to data; control frames have tokens in them."""
+        return not (isinstance(message, str) and message.startswith("{"))
