@@ -1,0 +1,1 @@
+"""The Autobahn fuzzing server's cases for a client, against the transport: ``python -m tests.autobahn``."""
