@@ -63,10 +63,13 @@ class Site:
     Args:
         host: What the connections of this node share.
         doors: Who gets in.
+        compresses: Whether permessage-deflate is agreed to where a client offers it. aiohttp then compresses every
+            message that it sends, control frames of the protocol too, which the specification says it should not.
     """
 
-    def __init__(self, host: Host, doors: Doors) -> None:
+    def __init__(self, host: Host, doors: Doors, *, compresses: bool = False) -> None:
         self._host = host
+        self._compresses = compresses
         self._doors = doors
         self._dialect = Native()
         self._rng = random.SystemRandom()
@@ -115,7 +118,7 @@ class Site:
         socket = web.WebSocketResponse(
             protocols=(self._dialect.subprotocol,),
             timeout=LINGER,
-            compress=False,
+            compress=self._compresses,
             # Well above what is stored: a message that is too large is rejected alone, the connection goes on.
             max_msg_size=max(4 * settings.max_message + (1 << 20), wire_limit(settings.max_message)),
         )

@@ -72,6 +72,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("spread", 0.0, float, "advised window in seconds for the first attempts after a loss")
     add("drain", 10.0, float, "seconds that the clients get to leave after SIGTERM")
     add("origins", "", str, "origins that are let in beside the node's own, with commas between them")
+    add("compression", "none", _compression, "'deflate': agree to permessage-deflate; control frames get compressed too")
     add("authenticate", "", str, "module:function (access token or None) -> principal or None; default: 'anonymous'")
     add("authorize", "", str, "module:function (principal, verb, stream) -> bool; default: everybody may everything")
     return parser.parse_args(argv)
@@ -81,6 +82,12 @@ def _add(parser: argparse.ArgumentParser, flag: str, default: Any, kind: Any, wh
     variable = PREFIX + flag.upper().replace("-", "_")
     found = os.environ.get(variable, default)
     parser.add_argument(f"--{flag}", default=found, type=kind, help=f"{what} (default {default!r}, or ${variable})")
+
+
+def _compression(written: str) -> str:
+    if written not in ("none", "deflate"):
+        raise argparse.ArgumentTypeError(f"{written!r} is neither 'none' nor 'deflate'")
+    return written
 
 
 def hook(named: str, default: Any) -> Any:
@@ -194,7 +201,7 @@ async def serve(options: argparse.Namespace) -> None:
     port = listener.getsockname()[1]
     host = Host(settings_of(options, options.name or f"node-{port}"), backplane, loop.time)
     await host.start()
-    runner = await _open(Site(host, doors), listener)
+    runner = await _open(Site(host, doors, compresses=options.compression == "deflate"), listener)
     where = f"[{options.host}]" if ":" in options.host else options.host
     announce_ready(port=port, url=f"ws://{where}:{port}/", name=host.settings.node)
     if await asked.get() == signal.SIGTERM:

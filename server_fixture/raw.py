@@ -84,6 +84,11 @@ class Caller:
 
     def read_frame(self) -> tuple[int, bytes]:
         """Read one frame of the client; give its opcode and its payload, unmasked."""
+        first, payload = self.read_whole_frame()
+        return first & 0x0F, payload
+
+    def read_whole_frame(self) -> tuple[int, bytes]:
+        """Read one frame of the client; give its first byte, with FIN and the reserved bits, and its payload."""
         first, second = self.read(2)
         length = second & 0x7F
         if length > 125:
@@ -91,7 +96,7 @@ class Caller:
         mask = self.read(4) if second & 0x80 else bytes(4)
         payload = self.read(length)
         key = (mask * (length // 4 + 1))[:length]
-        return first & 0x0F, (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(length, "big")
+        return first, (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(length, "big")
 
     def send(self, *parts: bytes) -> None:
         """Send everything in one call, so that it arrives in one segment where the system allows."""
