@@ -72,7 +72,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("spread", 0.0, float, "advised window in seconds for the first attempts after a loss")
     add("drain", 10.0, float, "seconds that the clients get to leave after SIGTERM")
     add("origins", "", str, "origins that are let in beside the node's own, with commas between them")
-    add("compression", "none", _compression, "'deflate': agree to permessage-deflate; control frames get compressed too")
+    add("compression", "none", _compression, "'deflate': agree to permessage-deflate; compresses control frames too")
     add("authenticate", "", str, "module:function (access token or None) -> principal or None; default: 'anonymous'")
     add("authorize", "", str, "module:function (principal, verb, stream) -> bool; default: everybody may everything")
     return parser.parse_args(argv)
