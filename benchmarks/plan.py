@@ -1,0 +1,51 @@
+"""
+What every bench is given: how long, how often, and against whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from benchmarks.players import PEERS, SUBJECTS
+from benchmarks.rows import Row
+from benchmarks.turns import Player
+
+
+@attrs.frozen
+class Plan:
+    """
+    How a bench is run.
+
+    Attributes:
+        seconds: About how long one measurement of one player takes.
+        rounds: Measurements of each player in each case.
+        is_full: For the docs: more cases, and larger ones.
+        peers: Against whom.
+        slowed: Seconds of CPU time that the session wastes on each message: for the test that a slow one shows.
+        tell: Called with what was found, case by case.
+    """
+
+    seconds: float = 0.06
+    rounds: int = 3
+    is_full: bool = False
+    peers: Sequence[Player] = PEERS
+    slowed: float = 0.0
+    tell: Callable[[list[Row]], object] = lambda rows: None
+
+    def among(self, *players: Player) -> list[Player]:
+        """Return those that take part: ours, and the peers of this run, each slowed where that is asked for."""
+        return [
+            attrs.evolve(player, options={**player.options, "delay": self.slowed})
+            if self.slowed and player.home.endswith(":Session")
+            else player
+            for player in players
+            if player.name in SUBJECTS or player in self.peers
+        ]
+
+
+QUICK = Plan()
+FULL = Plan(seconds=0.4, rounds=9, is_full=True)
+TINY = Plan(seconds=0.002, rounds=2)
+"""Shows that a bench works, and nothing about speed."""

@@ -1,0 +1,86 @@
+"""
+What a benchmark finds: rows, and how they are told. Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+RATE = "/s"
+"""A unit that ends so is better when it is higher; every other unit is a cost, better when it is lower."""
+
+
+@attrs.frozen
+class Row:
+    """
+    One comparison.
+
+    Attributes:
+        bench: Which benchmark.
+        case: What was done.
+        subject: ``session`` (the whole native session), ``batch`` (the same, the server sends batch frames) or
+            ``transport`` (nothing but WebSocket).
+        peer: What it is compared with.
+        unit: Of both sides' figures.
+        runs: (ours, theirs) of each round, in turn.
+        ours: The median of ours.
+        theirs: The median of theirs.
+        ratio: Above 1 where ours is better, whatever the unit.
+    """
+
+    bench: str
+    case: str
+    subject: str
+    peer: str
+    unit: str
+    runs: list[tuple[float, float]]
+    ours: float = attrs.field(init=False)
+    theirs: float = attrs.field(init=False)
+    ratio: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        ours, theirs = (statistics.median(column) for column in zip(*self.runs, strict=True))
+        ratio = ours / theirs if self.unit.endswith(RATE) else theirs / ours
+        for name, value in (("ours", ours), ("theirs", theirs), ("ratio", ratio)):
+            object.__setattr__(self, name, value)
+
+
+def compared(
+    bench: str, case: str, unit: str, found: Mapping[str, Sequence[float]], subjects: Sequence[str]
+) -> list[Row]:
+    """Return a row for each of ours (``subjects``) against each of the others; ``found`` has the rounds of each."""
+    ours = [name for name in found if name in subjects]
+    peers = [name for name in found if name not in subjects]
+    return [
+        Row(bench, case, subject, peer, unit, list(zip(found[subject], found[peer], strict=True)))
+        for subject in ours
+        for peer in peers
+    ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows of one bench as text: for each case a line for each peer, a column for each subject."""
+    lines: list[str] = []
+    for case in dict.fromkeys(row.case for row in rows):
+        mine = [row for row in rows if row.case == case]
+        subjects = list(dict.fromkeys(row.subject for row in mine))
+        told = ", ".join(f"{s} {next(row.ours for row in mine if row.subject == s):,.2f}" for s in subjects)
+        lines += ["", f"{mine[0].bench}: {case}, {mine[0].unit}: {told}"]
+        lines.append(f"  {'peer':44} {'its':>10}" + "".join(f"{subject:>12}" for subject in subjects))
+        for peer in dict.fromkeys(row.peer for row in mine):
+            ratios = {row.subject: row for row in mine if row.peer == peer}
+            its = next(iter(ratios.values())).theirs
+            cells = "".join(f"{ratios[s].ratio:11.2f}x" if s in ratios else " " * 12 for s in subjects)
+            lines.append(f"  {peer:44} {its:10,.2f}{cells}")
+    return "\n".join(lines)
+
+
+def write_json(path: Path, rows: Sequence[Row], missing: Sequence[str]) -> None:
+    """Write the rows, and which peers were not there."""
+    content = {"rows": [attrs.asdict(row) for row in rows], "missing": list(missing)}
+    path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
