@@ -1,34 +1,74 @@
 """
-``python -m benchmarks NAME [...]``: runs the benchmark of that name, with the arguments that follow.
+``python -m benchmarks NAME... [--json FILE] [--full]``: runs benchmarks, prints tables, writes what was found.
 
-A benchmark is a module beside this one with a ``main(arguments)``; nothing is measured here.
+A benchmark is a module beside this one. Those against other clients have a ``run(plan)`` that returns rows, and may be
+named together; the others have a ``main(arguments)`` and take the arguments that follow their name. Nothing is measured
+here.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import pkgutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
 
-def names() -> list[str]:
-    """Return the names of all benchmarks."""
-    found = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return sorted(name for name in found if not name.startswith("_"))
+from benchmarks.plan import FULL, QUICK, Plan
+from benchmarks.players import PEERS, those_there
+from benchmarks.rows import Row, table, write_json
+
+TOGETHER = ("inbound", "outbound")
+"""Against other clients."""
+ALONE = ("journal", "threads")
+"""With arguments of their own."""
+PICTURE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.svg"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Compare with other clients: ratios above 1 are in our favour.",
+        epilog=f"Benchmarks with arguments of their own, see python -m benchmarks NAME --help: {', '.join(ALONE)}.",
+    )
+    made.add_argument("names", nargs="+", metavar="NAME", choices=TOGETHER, help=f"any of {', '.join(TOGETHER)}")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    made.add_argument("--full", action="store_true", help="longer and with more cases, for the docs")
+    return made
+
+
+def run(names: Sequence[str], plan: Plan) -> list[Row]:
+    """Run benchmarks one after the other."""
+    rows: list[Row] = []
+    for name in names:
+        start = time.perf_counter()
+        rows += importlib.import_module(f"benchmarks.{name}").run(plan)
+        print(f"\n{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return rows
 
 
 def main(arguments: Sequence[str]) -> None:
     """
-    Run one benchmark.
+    Run what the command line names.
 
     Raises:
-        SystemExit: There is no such benchmark, or it ended with an error.
+        SystemExit: It names nothing that there is.
     """
-    if not arguments or arguments[0] not in names():
-        raise SystemExit(f"usage: python -m benchmarks NAME [...], where NAME is one of: {', '.join(names())}")
-    importlib.import_module(f"benchmarks.{arguments[0]}").main(list(arguments[1:]))
+    if arguments and arguments[0] in ALONE:
+        importlib.import_module(f"benchmarks.{arguments[0]}").main(list(arguments[1:]))
+        return
+    chosen = parser().parse_args(arguments)
+    peers, missing = those_there(PEERS)
+    if missing:
+        print(f"not installed, so not compared (pip install '.[bench]'): {', '.join(missing)}")
+    plan = attrs.evolve(FULL if chosen.full else QUICK, peers=peers, tell=lambda rows: print(table(rows), flush=True))
+    rows = run(chosen.names, plan)
+    if chosen.json is not None:
+        write_json(chosen.json, rows, missing)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class Envelope(Plain):
     def hear(self, opcode: int, size: int, start: bytes) -> None:
         if start.startswith(b'{"stream"'):  # an envelope that came in: its ack
             offset = int(start[23 : start.index(b",", 23)])
-            self.said.append(frame('{"ack":%d}' % offset))
+            self.said.append(frame(f'{{"ack":{offset}}}'))
         elif not start.startswith(b"{"):
             super().hear(opcode, size, start)
 

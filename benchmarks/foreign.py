@@ -59,7 +59,7 @@ class Azure(Plain):
         if message["type"] != "event":
             return  # its cumulative acks
         if "ackId" in message:
-            self.said.append(frame('{"type":"ack","ackId":%d,"success":true}' % message["ackId"]))
+            self.said.append(frame(json.dumps({"type": "ack", "ackId": message["ackId"], "success": True})))
         if message["event"] == "ask":
             self.obey(message["data"].encode())
         elif self.is_echo:
@@ -67,7 +67,8 @@ class Azure(Plain):
 
     def one(self, text: str) -> bytes:
         self._last += 1
-        return frame('{"sequenceId":%d,"type":"message","from":"server","dataType":"text","data":"%s"}' % (self._last, text))
+        facts = {"sequenceId": self._last, "type": "message", "from": "server", "dataType": "text", "data": text}
+        return frame(json.dumps(facts))
 
     def more(self, limit: int) -> tuple[int, bytes]:
         count = min(self.wanted, limit, max(1, CHUNK // len(self.payload)))

@@ -7,6 +7,9 @@ guarantee is on, with default settings. The server has the frames ready before a
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
+
 import attrs
 
 from benchmarks.plan import Plan
@@ -61,7 +64,7 @@ def per_message(cost: Cost, count: int) -> float:
     return 1e6 * cost.cpu / count
 
 
-def run_case(case: Case, plan: Plan, place: Place, stage: Stage) -> list[Row]:
+def run_case(case: Case, plan: Plan, place: Place, stage: Stage, until: float) -> list[Row]:
     """Run one case over a new connection of each player."""
     counts: dict[str, int] = {}
 
@@ -70,21 +73,20 @@ def run_case(case: Case, plan: Plan, place: Place, stage: Stage) -> list[Row]:
         return per_message(process.ask("receive", count), count)
 
     players = plan.among(*case.players)
-    for player in players:
-        process = stage.process(player)
-        process.open(player, case.url(place, player), place.certificate if case.tls else None)
-        counts[player.name] = count_for(process, "receive", plan.seconds)
-    found = in_turn([stage.process(player) for player in players], plan.rounds, receive)
+    opened = stage.open(players, partial(case.url, place), place.certificate if case.tls else None)
+    for process in opened:
+        counts[process.player.name] = count_for(process, "receive", plan.seconds)
+    found = in_turn(opened, plan.rounds, receive, until)
     return compared("inbound", case.name, UNIT, found, SUBJECTS)
 
 
 def run(plan: Plan) -> list[Row]:
     """Run every case."""
     rows: list[Row] = []
-    with server(tls=True) as place, Stage() as stage:
-        for case in (*CASES, *(MORE if plan.is_full else ())):
-            found = run_case(case, plan, place, stage)
+    cases = (*CASES, *(MORE if plan.is_full else ()))
+    with server(tls=True) as place, closing(Stage()) as stage:
+        for case, until in zip(cases, plan.deadlines(len(cases)), strict=True):
+            found = run_case(case, plan, place, stage, until)
             plan.tell(found)
             rows += found
     return rows
-

@@ -4,7 +4,9 @@ What every bench is given: how long, how often, and against whom.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
@@ -21,18 +23,26 @@ class Plan:
     Attributes:
         seconds: About how long one measurement of one player takes.
         rounds: Measurements of each player in each case.
+        budget: Seconds that a bench may take about; later rounds are left out where it takes longer.
         is_full: For the docs: more cases, and larger ones.
         peers: Against whom.
         slowed: Seconds of CPU time that the session wastes on each message: for the test that a slow one shows.
         tell: Called with what was found, case by case.
     """
 
-    seconds: float = 0.06
+    seconds: float = 0.04
     rounds: int = 3
+    budget: float = 20.0
     is_full: bool = False
     peers: Sequence[Player] = PEERS
     slowed: float = 0.0
     tell: Callable[[list[Row]], object] = lambda rows: None
+
+    def deadlines(self, count: int) -> Iterator[float]:
+        """Yield until when, on ``time.monotonic()``, each of so many cases is to be done."""
+        start = time.monotonic()
+        for number in range(1, count + 1):
+            yield start + self.budget * number / count
 
     def among(self, *players: Player) -> list[Player]:
         """Return those that take part: ours, and the peers of this run, each slowed where that is asked for."""
@@ -46,6 +56,6 @@ class Plan:
 
 
 QUICK = Plan()
-FULL = Plan(seconds=0.4, rounds=9, is_full=True)
+FULL = Plan(seconds=0.4, rounds=9, budget=math.inf, is_full=True)
 TINY = Plan(seconds=0.002, rounds=2)
 """Shows that a bench works, and nothing about speed."""

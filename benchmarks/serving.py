@@ -141,7 +141,8 @@ def upgrade(sock: socket.socket) -> Plain:
     url = urllib.parse.urlsplit(lines[0].split(b" ")[1].decode())
     query = dict(urllib.parse.parse_qsl(url.query))
     name, _, mode = url.path.strip("/").partition("/")
-    feed = FEEDS[name](int(query.get("size", 100)), is_text=query.get("text", "1") == "1", is_echo=mode.startswith("echo"))
+    is_text = query.get("text", "1") == "1"
+    feed = FEEDS[name](int(query.get("size", 100)), is_text=is_text, is_echo=mode.startswith("echo"))
     answer = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
     answer.append(b"Sec-WebSocket-Accept: " + accept(fields[b"sec-websocket-key"]))
     if feed.subprotocol:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import math
 import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
-PATIENCE = 120.0
+PATIENCE = 60.0
 """Seconds that a call may take before the run ends with an error."""
 
 
@@ -102,11 +103,6 @@ class Process:
         self._process.start()
         theirs.close()
 
-    def open(self, player: Player, url: str, certificate: str | None = None) -> None:
-        """Connect anew, as this player says; a connection before is dropped."""
-        self.player = player
-        self.ask("open", player.home, player.options, url, certificate)
-
     def ask(self, verb: str, *args: Any) -> Cost:
         """
         Have a method called, and return what that took.
@@ -114,7 +110,15 @@ class Process:
         Raises:
             RuntimeError: It failed there, or gave no answer in time.
         """
+        self.begin(verb, *args)
+        return self.end(verb)
+
+    def begin(self, verb: str, *args: Any) -> None:
+        """Ask and do not wait."""
         self._pipe.send((verb, *args))
+
+    def end(self, verb: str) -> Cost:
+        """Wait for the answer to what was begun; as :meth:`ask`."""
         if not self._pipe.poll(PATIENCE):
             raise RuntimeError(f"{self.player.name}: no answer to {verb!r} in {PATIENCE:.0f} s")
         try:
@@ -147,29 +151,57 @@ class Stage:
             self._processes[player.name] = Process(player)
         return self._processes[player.name]
 
-    def __enter__(self) -> Stage:
-        return self
+    def open(
+        self, players: Sequence[Player], url: Callable[[Player], str], certificate: str | None = None
+    ) -> list[Process]:
+        """Have each connect anew, all at the same time, as starting takes longest; earlier connections are dropped."""
+        opened = [self.process(player) for player in players]
+        for process, player in zip(opened, players, strict=True):
+            process.player = player
+            process.begin("open", player.home, player.options, url(player), certificate)
+        for process in opened:
+            process.end("open")
+        return opened
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End them."""
         for process in self._processes.values():
             process.close()
 
 
-def in_turn(players: Sequence[Process], rounds: int, work: Callable[[Process], float]) -> dict[str, list[float]]:
-    """Have each do the work once in every round; returns what came out, by the players' names."""
+def in_turn(
+    players: Sequence[Process], rounds: int, work: Callable[[Process], float], until: float = math.inf
+) -> dict[str, list[float]]:
+    """
+    Have each do the work once in every round; returns what came out, by the players' names.
+
+    No round begins after ``until`` on ``time.monotonic()``, except the first.
+    """
     found: dict[str, list[float]] = {process.player.name: [] for process in players}
-    for _ in range(rounds):
+    for number in range(rounds):
+        if number and time.monotonic() > until:
+            break
         for process in players:
             found[process.player.name].append(work(process))
     return found
 
 
 def count_for(process: Process, verb: str, seconds: float, *args: Any, first: int = 20, most: int = 200_000) -> int:
-    """Warm a player up, and return how many messages take about so many seconds; ``verb`` takes the count last."""
+    """
+    Warm a player up, and return how many messages take about so many seconds of CPU time, or four times as many on the
+    clock where it waits more than it works.
+
+    Args:
+        process: Whose.
+        verb: What it is to do; its last argument is the count.
+        seconds: How long.
+        args: Those before the count.
+        first: The least.
+        most: The most.
+    """
     count = first
-    for share in (0.1, 0.4):
+    for share in (0.1, 0.4, 1.0):
         cost = process.ask(verb, *args, count)
-        each = max(cost.cpu, cost.wall) / count
+        each = max(cost.cpu, cost.wall / 4) / count
         count = max(first, min(most, int(share * seconds / each)))
-    cost = process.ask(verb, *args, count)
-    return max(first, min(most, int(seconds * count / max(cost.cpu, cost.wall))))
+    return count
