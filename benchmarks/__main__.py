@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -17,14 +18,16 @@ from pathlib import Path
 
 import attrs
 
+from benchmarks.picture import drawn
 from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.players import PEERS, those_there
 from benchmarks.rows import Row, table, write_json
 
-TOGETHER = ("inbound", "outbound")
+TOGETHER = ("inbound", "outbound", "latency", "paced", "idle", "startup", "handover")
 """Against other clients."""
 ALONE = ("journal", "threads")
 """With arguments of their own."""
+USAGE = f"usage: python -m benchmarks NAME... [...], where NAME is one of: {', '.join((*TOGETHER, *ALONE))}"
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.svg"
 
 
@@ -35,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         description="Compare with other clients: ratios above 1 are in our favour.",
         epilog=f"Benchmarks with arguments of their own, see python -m benchmarks NAME --help: {', '.join(ALONE)}.",
     )
-    made.add_argument("names", nargs="+", metavar="NAME", choices=TOGETHER, help=f"any of {', '.join(TOGETHER)}")
+    made.add_argument("names", nargs="+", metavar="NAME", help=f"any of {', '.join(TOGETHER)}")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     made.add_argument("--full", action="store_true", help="longer and with more cases, for the docs")
     return made
@@ -61,12 +64,17 @@ def main(arguments: Sequence[str]) -> None:
     if arguments and arguments[0] in ALONE:
         importlib.import_module(f"benchmarks.{arguments[0]}").main(list(arguments[1:]))
         return
+    names = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
+    if not {"-h", "--help"} & set(arguments) and not (names and set(names) <= set(TOGETHER)):
+        raise SystemExit(USAGE)
     chosen = parser().parse_args(arguments)
     peers, missing = those_there(PEERS)
     if missing:
         print(f"not installed, so not compared (pip install '.[bench]'): {', '.join(missing)}")
     plan = attrs.evolve(FULL if chosen.full else QUICK, peers=peers, tell=lambda rows: print(table(rows), flush=True))
     rows = run(chosen.names, plan)
+    if chosen.full:
+        PICTURE.write_text(drawn(rows), "utf-8")
     if chosen.json is not None:
         write_json(chosen.json, rows, missing)
 

@@ -102,7 +102,7 @@ class Aiohttp(Looping):
         for _ in range(count):
             await send_one(payload)
         await self.library.send_str("sync")
-        await self.recv()
+        await self.library.receive()
 
 
 class Jetsocket(Looping):
@@ -149,8 +149,9 @@ class Picows(Looping):
     def expect(self, count: int) -> asyncio.Future[None]:
         """Get ready for so many messages."""
         self.listener.left = count
-        self.listener.done = self.loop.create_future()
-        return self.listener.done
+        done: asyncio.Future[None] = self.loop.create_future()
+        self.listener.done = done
+        return done
 
     async def _receive(self, count: int, verb: str) -> None:
         done = self.expect(count)
@@ -190,14 +191,18 @@ def make_listener(picows: Any, player: Picows) -> Any:
         left = 0
         start = 0.0
         again: Any = None
+        put: Any = None
         times: list[float]
         done: asyncio.Future[None]
 
         def on_ws_frame(self, transport: Any, frame: Any) -> None:
             if frame.msg_type is player.text:
-                frame.get_payload_as_utf8_text()
+                data = frame.get_payload_as_utf8_text()
             else:
-                frame.get_payload_as_bytes()
+                data = frame.get_payload_as_bytes()
+            if self.put is not None:
+                self.put(data)
+                return
             self.left -= 1
             if self.again is not None:
                 self.come_back(transport)

@@ -60,7 +60,7 @@ class WebsocketClient(Recv):
     def __init__(self, url: str, certificate: str | None = None, *, skip: bool = False) -> None:
         import websocket
 
-        tls = {} if certificate is None else {"sslopt": {"context": trusting(certificate)}}
+        tls: Any = {} if certificate is None else {"sslopt": {"context": trusting(certificate)}}
         self.library = websocket.create_connection(url, skip_utf8_validation=skip, **tls)
         self.recv = self.library.recv
         send, send_binary = self.library.send, self.library.send_binary
@@ -129,7 +129,7 @@ class SimpleWebsocket(Recv):
     """simple-websocket, with reads as large as ours."""
 
     def __init__(self, url: str, certificate: str | None = None) -> None:
-        import simple_websocket
+        import simple_websocket  # type: ignore[import-untyped]
 
         self.library = simple_websocket.Client.connect(url, ssl_context=trusting(certificate), receive_bytes=64 << 10)
         # It leaves Nagle's algorithm on, which makes the last message of a run wait for 40 ms.
@@ -201,7 +201,7 @@ class SocketIO(Called):
     """python-socketio, WebSocket only."""
 
     def __init__(self, url: str, certificate: str | None = None) -> None:
-        import socketio
+        import socketio  # type: ignore[import-untyped]
 
         super().__init__()
         self.library = socketio.Client(reconnection=False)
@@ -225,7 +225,7 @@ class Azure(Called):
 
         super().__init__()
         self.kind = WebPubSubDataType.TEXT
-        self.library = WebPubSubClient(url)
+        self.library: Any = WebPubSubClient(url)
         self.library.subscribe(CallbackType.SERVER_MESSAGE, self.heard)
         self.library.open()
 

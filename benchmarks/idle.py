@@ -1,0 +1,67 @@
+"""
+Clients that are connected and do nothing: memory for each, and threads of the process, at 1, 100 and 1000.
+
+``python -m benchmarks idle``. Linux only, where a process can ask what memory it uses. Each count has a new process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+import attrs
+
+from benchmarks.plan import Plan
+from benchmarks.players import AIOHTTP, PICOWS, PLAIN, SESSION, SIMPLE, WEBSOCKETS
+from benchmarks.rows import Row, compared
+from benchmarks.serving import Place, server
+from benchmarks.turns import Player, Stage
+
+MEMORY, THREADS = "KiB each", "threads"
+MIDDLE = 100
+"""Where everybody is compared; at the other counts websocket-client only, unless it is for the docs."""
+COUNTS = (1, MIDDLE, 1000)
+HOMES = {
+    SESSION.name: "Sessions",
+    PLAIN.name: "Apps",
+    WEBSOCKETS.name: "Websockets",
+    SIMPLE.name: "SimpleWebsockets",
+    AIOHTTP.name: "Aiohttps",
+    PICOWS.name: "Picowses",
+}
+"""What each player's process runs (``players_idle.py``)."""
+
+
+def weighed(players: Sequence[Player], place: Place, count: int) -> dict[str, tuple[float, float]]:
+    """Open so many with each, in new processes, and return KiB for each and threads."""
+    with closing(Stage()) as stage:
+        idlers = [
+            attrs.evolve(player, home=f"benchmarks.players_idle:{HOMES[player.name]}", options={"count": count})
+            for player in players
+        ]
+        opened = stage.open(idlers, lambda player: place.url(player.feed))
+        return {process.player.name: process.ask("weigh").found for process in opened}
+
+
+def run_case(plan: Plan, place: Place, count: int) -> list[Row]:
+    """Run one count; the rounds before the last are only for the docs, as memory hardly varies."""
+    everyone = (SESSION, PLAIN, WEBSOCKETS, SIMPLE, AIOHTTP, PICOWS)
+    players = plan.among(*(everyone if plan.is_full or count == MIDDLE else everyone[:2]))
+    rounds = [weighed(players, place, count) for _ in range(min(plan.rounds, 3) if plan.is_full else 1)]
+    rows: list[Row] = []
+    for index, unit in enumerate((MEMORY, THREADS)):
+        found = {name: [one[name][index] for one in rounds] for name in rounds[0]}
+        case = f"{count:,} connected, {'memory' if unit == MEMORY else 'threads'}"
+        rows += compared("idle", case, unit, found, ("session",))
+    return rows
+
+
+def run(plan: Plan, counts: Sequence[int] = COUNTS) -> list[Row]:
+    """Run every count."""
+    rows: list[Row] = []
+    with server() as place:
+        for count in counts:
+            found = run_case(plan, place, count)
+            plan.tell(found)
+            rows += found
+    return rows
