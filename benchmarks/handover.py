@@ -1,8 +1,8 @@
 """
 Receiving in a worker thread: CPU time of the process for each message that a thread beside the main one uses.
 
-``python -m benchmarks handover``. A session lets any thread receive, so nothing is handed over; who reads elsewhere pays
-for a queue and for waking up.
+``python -m benchmarks handover``. A session lets any thread receive, so nothing is handed over; who reads elsewhere
+pays for a queue and for waking up.
 """
 
 from __future__ import annotations

@@ -18,16 +18,14 @@ from benchmarks.serving import Place, server
 from benchmarks.turns import Player, Stage
 
 MEMORY, THREADS = "KiB each", "threads"
-MIDDLE = 100
-"""Where everybody is compared; at the other counts websocket-client only, unless it is for the docs."""
-COUNTS = (1, MIDDLE, 1000)
+_HOME = "benchmarks.players_idle:"
 HOMES = {
-    SESSION.name: "Sessions",
-    PLAIN.name: "Apps",
-    WEBSOCKETS.name: "Websockets",
-    SIMPLE.name: "SimpleWebsockets",
-    AIOHTTP.name: "Aiohttps",
-    PICOWS.name: "Picowses",
+    SESSION.name: f"{_HOME}Sessions",
+    PLAIN.name: f"{_HOME}Apps",
+    WEBSOCKETS.name: f"{_HOME}Websockets",
+    SIMPLE.name: f"{_HOME}SimpleWebsockets",
+    AIOHTTP.name: f"{_HOME}Aiohttps",
+    PICOWS.name: f"{_HOME}Picowses",
 }
 """What each player's process runs (``players_idle.py``)."""
 
@@ -35,10 +33,7 @@ HOMES = {
 def weighed(players: Sequence[Player], place: Place, count: int) -> dict[str, tuple[float, float]]:
     """Open so many with each, in new processes, and return KiB for each and threads."""
     with closing(Stage()) as stage:
-        idlers = [
-            attrs.evolve(player, home=f"benchmarks.players_idle:{HOMES[player.name]}", options={"count": count})
-            for player in players
-        ]
+        idlers = [attrs.evolve(player, home=HOMES[player.name], options={"count": count}) for player in players]
         opened = stage.open(idlers, lambda player: place.url(player.feed))
         return {process.player.name: process.ask("weigh").found for process in opened}
 
@@ -46,7 +41,7 @@ def weighed(players: Sequence[Player], place: Place, count: int) -> dict[str, tu
 def run_case(plan: Plan, place: Place, count: int) -> list[Row]:
     """Run one count; the rounds before the last are only for the docs, as memory hardly varies."""
     everyone = (SESSION, PLAIN, WEBSOCKETS, SIMPLE, AIOHTTP, PICOWS)
-    players = plan.among(*(everyone if plan.is_full or count == MIDDLE else everyone[:2]))
+    players = plan.among(*(everyone if plan.is_full or count == plan.counts[1] else everyone[:2]))
     rounds = [weighed(players, place, count) for _ in range(min(plan.rounds, 3) if plan.is_full else 1)]
     rows: list[Row] = []
     for index, unit in enumerate((MEMORY, THREADS)):
@@ -56,11 +51,11 @@ def run_case(plan: Plan, place: Place, count: int) -> list[Row]:
     return rows
 
 
-def run(plan: Plan, counts: Sequence[int] = COUNTS) -> list[Row]:
-    """Run every count."""
+def run(plan: Plan) -> list[Row]:
+    """Run every count; in the quick form only the second one with everybody."""
     rows: list[Row] = []
     with server() as place:
-        for count in counts:
+        for count in plan.counts:
             found = run_case(plan, place, count)
             plan.tell(found)
             rows += found

@@ -11,13 +11,11 @@ import statistics
 from collections.abc import Iterator
 from contextlib import closing
 
-import attrs
-
 from benchmarks.plan import Plan
 from benchmarks.players import PEERS, SESSION, SUBJECTS, TRANSPORT
 from benchmarks.rows import Row, compared
 from benchmarks.serving import Place, server
-from benchmarks.turns import Player, Process, Stage, in_turn
+from benchmarks.turns import Process, Stage, in_turn
 
 UNIT = "us"
 SIZE = 100
@@ -30,14 +28,9 @@ def percentiles(times: list[float]) -> tuple[float, float]:
     return 1e6 * statistics.median(ordered), 1e6 * ordered[int(0.99 * len(ordered))]
 
 
-def one_by_one(player: Player) -> Player:
-    """Return a session that receives by ``recv()``, as every echo is alone."""
-    return attrs.evolve(player, options={**player.options, "many": False}) if player == SESSION else player
-
-
 def found(plan: Plan, place: Place, stage: Stage) -> Iterator[list[Row]]:
     """Measure every round trip, and yield the rows of both percentiles."""
-    players = [one_by_one(p) for p in plan.among(SESSION, TRANSPORT, *PEERS) if p.name != WITHOUT_ECHO]
+    players = [p for p in plan.among(SESSION, TRANSPORT, *PEERS) if p.name != WITHOUT_ECHO]
     opened = stage.open(players, lambda player: place.url(player.feed, size=SIZE, is_echo=True))
     count = max(20, int(8000 * plan.seconds))
     tails: dict[str, list[float]] = {player.name: [] for player in players}

@@ -54,8 +54,9 @@ def run_case(case: Case, plan: Plan, place: Place, stage: Stage, until: float) -
 def run(plan: Plan) -> list[Row]:
     """Run every case."""
     rows: list[Row] = []
-    cases = CASES
+    cases = list(CASES)
     with server(tls=True) as place, closing(Stage()) as stage:
+        cases = [case for case in cases if place.certificate or not case.tls]
         for case, until in zip(cases, plan.deadlines(len(cases)), strict=True):
             found = run_case(case, plan, place, stage, until)
             plan.tell(found)

@@ -26,6 +26,7 @@ class Plan:
         budget: Seconds that a bench may take about; later rounds are left out where it takes longer.
         is_full: For the docs: more cases, and larger ones.
         peers: Against whom.
+        counts: How many connections are idle at once.
         slowed: Seconds of CPU time that the session wastes on each message: for the test that a slow one shows.
         tell: Called with what was found, case by case.
     """
@@ -35,6 +36,7 @@ class Plan:
     budget: float = 20.0
     is_full: bool = False
     peers: Sequence[Player] = PEERS
+    counts: Sequence[int] = (1, 100, 1000)
     slowed: float = 0.0
     tell: Callable[[list[Row]], object] = lambda rows: None
 
@@ -57,5 +59,5 @@ class Plan:
 
 QUICK = Plan()
 FULL = Plan(seconds=0.4, rounds=9, budget=math.inf, is_full=True)
-TINY = Plan(seconds=0.002, rounds=2)
+TINY = Plan(seconds=0.002, rounds=2, counts=(1, 3))
 """Shows that a bench works, and nothing about speed."""

@@ -7,6 +7,7 @@ The verbs are those of ``players_ours.py``.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import time
 from collections.abc import Awaitable
 from typing import Any
@@ -109,8 +110,7 @@ class Jetsocket(Looping):
     """jetsocket's asynchronous client with its Cython parser; payloads as they are, not as JSON."""
 
     async def open(self, url: str, certificate: str | None) -> None:
-        import jetsocket
-
+        jetsocket: Any = importlib.import_module("jetsocket")  # what it exports is typed as object
         is_text = "text=1" in url
         self.library = jetsocket.WebSocket(
             url,

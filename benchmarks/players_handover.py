@@ -1,8 +1,8 @@
 """
 Messages that are used in another thread than the main one, with what each kind of client needs for that.
 
-A session is received from by the thread that uses the messages. A client that only one thread may read has a thread that
-reads, and a queue.
+A session is received from by the thread that uses the messages. A client that only one thread may read has a thread
+that reads, and a queue.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import resource
 import select
+import shutil
 import socket
 import ssl
 import subprocess
@@ -223,16 +224,16 @@ def server_context(folder: str) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def server(*, tls: bool = False) -> Iterator[Place]:
-    """Run a server in a process of its own."""
+    """Run a server in a process of its own; without TLS where there is no ``openssl`` to make a certificate."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        certificate = make_certificate(folder) if tls else None
+        certificate = make_certificate(folder) if tls and shutil.which("openssl") else None
         ours, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        process = context.Process(target=run, args=(theirs, folder if tls else None), daemon=True)
+        process = context.Process(target=run, args=(theirs, folder if certificate else None), daemon=True)
         process.start()
         theirs.close()
         try:
-            yield Place(*ours.recv(), *((certificate,) if tls else ()))
+            yield Place(*ours.recv(), *((certificate,) if certificate else ()))
         finally:
             ours.close()
             process.join(5)

@@ -1,8 +1,8 @@
 """
 What importing costs a program: CPU time of the ``import`` alone, each in a new interpreter.
 
-``python -m benchmarks startup``. ``import resilient_ws`` leaves everything for when it is asked for; the second case asks
-for ``connect``.
+``python -m benchmarks startup``. ``import resilient_ws`` leaves everything for when it is asked for; the second case
+asks for ``connect``.
 """
 
 from __future__ import annotations

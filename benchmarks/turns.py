@@ -76,7 +76,7 @@ def opened(home: str, options: dict[str, Any], url: str, certificate: str | None
 def play(pipe: Any) -> None:
     """Be a player's process: carry out what the parent asks until it is gone."""
     side: Any = None
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             verb, *args = pipe.recv()
             try:
