@@ -115,7 +115,10 @@ class Process:
 
     def begin(self, verb: str, *args: Any) -> None:
         """Ask and do not wait."""
-        self._pipe.send((verb, *args))
+        try:
+            self._pipe.send((verb, *args))
+        except OSError:
+            raise RuntimeError(f"{self.player.name}: its process died before {verb!r}") from None
 
     def end(self, verb: str) -> Cost:
         """Wait for the answer to what was begun; as :meth:`ask`."""
@@ -123,7 +126,7 @@ class Process:
             raise RuntimeError(f"{self.player.name}: no answer to {verb!r} in {PATIENCE:.0f} s")
         try:
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             raise RuntimeError(f"{self.player.name}: its process died in {verb!r}") from None
         if isinstance(answer, str):
             raise RuntimeError(f"{self.player.name}: {verb!r} failed:\n{answer}")
