@@ -1,22 +1,25 @@
 """
-Publish a sensor's readings over a network that comes and goes.
+Publish a sensor's readings over a network that comes and goes, from a device that may lose its power at any moment.
 
-At most a fixed number of readings wait in memory; when there is no room, the oldest one gives way to the newest and is
-reported, never forgotten in silence. One that was written to a connection is not dropped any more, since it may have
-arrived: where all are, the new reading is refused and reported. What is in memory goes when the program is killed:
-there is no durable outbox yet.
+Every reading is on the disk before the program goes on (``--journal``), and is sent until a server has confirmed it:
+after a kill, a crash or a power loss the next run sends what the last one left, each reading once and in order. At most
+a fixed number of readings wait; when there is no room, the oldest one gives way to the newest and is reported, never
+forgotten in silence. One that was written to a connection already may have arrived: it gives way last, and counts as
+failed, since nobody knows.
 
 Run it with the URLs of your nodes (``python -m server_fixture up`` prints those of a cluster on this machine)::
 
     python examples/iot_publisher.py --stream readings ws://127.0.0.1:PORT/ [more URLs]
 
-It starts without a network too. Ctrl-C ends it and says what became of the readings; a second Ctrl-C does not wait.
+It starts without a network too. Kill it, unplug it, start it again: ``reading N is safe`` holds. Ctrl-C ends it and
+says what became of the readings; a second Ctrl-C does not wait. What is not confirmed by then waits for the next run.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import secrets
 import sys
 import threading
 import time
@@ -24,6 +27,12 @@ from collections.abc import Sequence
 
 import resilient_ws
 from resilient_ws import Outbox, events
+
+
+def say(text: str) -> None:
+    """Print a line in one piece: two threads do, and a kill may come at any moment."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 class Report:
@@ -44,14 +53,14 @@ class Report:
             except resilient_ws.DeliveryError as error:
                 if isinstance(error, resilient_ws.Rejected) and error.code == "dropped":
                     self.dropped += 1
-                else:
+                elif not getattr(error, "is_kept", False):  # else the journal has it, for the next run
                     self.failed += 1
                     print(error, file=sys.stderr, flush=True)
             self._changed.notify()
 
-    def refused(self, number: int) -> None:
-        """Count a reading that was not accepted, because all that wait were written and may have arrived."""
-        print(f"no room: reading {number} not accepted, those before it wait for confirmation", flush=True)
+    def refused(self, number: int, full: resilient_ws.JournalFull) -> None:
+        """Count a reading that was not accepted, because the disk is full."""
+        say(f"reading {number} is dropped: {full}")
         with self._changed:
             self.dropped += 1
 
@@ -62,38 +71,43 @@ class Report:
 
     def happened(self, event: events.Event) -> None:
         """Say what the operator of the device wants to know."""
-        if isinstance(event, events.MessagesDropped):
-            print(f"no room: reading {event.first} of {event.stream} dropped", flush=True)
+        if isinstance(event, events.JournalOpened):
+            say(f"{event.messages} readings of earlier runs wait in {event.path}")
+            print(event.notes, file=sys.stderr, end="\n" if event.notes else "", flush=True)
+        elif isinstance(event, events.MessagesDropped):
+            say(f"no room: reading {event.first} of {event.stream} dropped")
         elif isinstance(event, events.Resumed):
-            print(f"resumed on {event.node}, {event.resent} sent again", flush=True)
+            say(f"resumed on {event.node}, {event.resent} sent again")
         elif isinstance(event, events.ConnectionEnded):
-            print(f"no connection: {event.error or event.reason} {event.code}", flush=True)
+            say(f"no connection: {event.error or event.reason} {event.code}")
 
 
 def publish(ws: resilient_ws.Client, report: Report, interval: float, count: int | None) -> int:
     """Send readings at a steady pace until Ctrl-C or ``count``; returns how many."""
-    pause, sent = threading.Event(), 0
+    pause, sent, run = threading.Event(), 0, secrets.token_hex(4)
     try:
         while count is None or sent < count:
             sent += 1
-            reading = {"number": sent, "time": time.time(), "celsius": round(random.gauss(21.0, 0.5), 2)}
+            reading = {"run": run, "number": sent, "time": time.time(), "celsius": round(random.gauss(21.0, 0.5), 2)}
             try:
                 ws.send_json(reading).add_done_callback(report.resolved)
-            except resilient_ws.OutboxFull:
-                report.refused(sent)
+                say(f"reading {sent} of run {run} is safe")
+            except resilient_ws.JournalFull as full:
+                report.refused(sent, full)
             pause.wait(interval)
     except KeyboardInterrupt:
-        print("ending", flush=True)
+        say("ending")
     return sent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; exit status 0 where every reading is confirmed or was reported as dropped."""
+    """Run; exit status 0 where every reading is confirmed, kept for the next run, or was reported as dropped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("urls", nargs="+", metavar="URL", help="nodes to publish to")
     parser.add_argument("--stream", default="readings")
+    parser.add_argument("--journal", default="readings.db", metavar="FILE", help="keeps readings (default %(default)s)")
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between two readings")
-    parser.add_argument("--room", type=int, default=1000, help="readings that may wait in memory")
+    parser.add_argument("--room", type=int, default=1000, help="readings that may wait")
     parser.add_argument("--count", type=int, help="end after so many readings")
     parser.add_argument("--flush", type=float, default=10.0, help="seconds to wait for confirmations at the end")
     options = parser.parse_args(argv)
@@ -104,23 +118,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream=options.stream,
             wait=False,
             on_event=report.happened,
-            outbox=Outbox(max_messages=options.room, max_bytes=1 << 20, policy="drop_oldest"),
+            outbox=Outbox(journal=options.journal, max_messages=options.room, policy="drop_oldest"),
         )
     except (TypeError, ValueError) as error:
         parser.error(str(error))
+    except resilient_ws.JournalError as error:
+        print(error, file=sys.stderr, flush=True)
+        return 1
     try:
         sent = publish(ws, report, options.interval, options.count)
         ws.drain(options.flush)
         report.wait(sent)
-    except (TimeoutError, resilient_ws.Undelivered, KeyboardInterrupt) as error:
-        print(f"not confirmed: {error}", file=sys.stderr, flush=True)
-        return 1
+    except (TimeoutError, resilient_ws.Undelivered, KeyboardInterrupt):
+        waiting = ws.stats()["outbox"][0]
+        say(f"{waiting} readings have no confirmation; they wait in {options.journal} for the next run")
+        return 0
     except resilient_ws.ResilientWSError as error:
         print(f"{error} (worth another try: {'yes' if error.retryable else 'no'})", file=sys.stderr, flush=True)
         return 1
     finally:
         ws.close()
-    print(f"{sent} sent, {report.confirmed} confirmed, {report.dropped} dropped, {report.failed} failed", flush=True)
+    say(f"{sent} sent, {report.confirmed} confirmed, {report.dropped} dropped, {report.failed} failed")
     return 0 if report.failed == 0 else 1
 
 

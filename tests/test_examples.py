@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import resilient_ws
+from server_fixture.chaos import Nemesis
 from server_fixture.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
@@ -189,9 +191,25 @@ def test_consumer_says_what_is_wrong(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_publisher_under_kills(cluster: Cluster) -> None:
+@contextlib.contextmanager
+def without_nodes(cluster: Cluster) -> Iterator[None]:
+    """Kill all nodes, and restart them in the end."""
+    cluster.kill_all()
+    try:
+        yield
+    finally:
+        for node in cluster.nodes:
+            node.restart()
+
+
+def publishing(cluster: Cluster, stream: str, path: Path, *more: str) -> tuple[str, ...]:
+    """Return the arguments of a publisher."""
+    return ("--stream", stream, "--journal", str(path), "--flush", "60", *more, *cluster.urls)
+
+
+def test_publisher_under_kills(cluster: Cluster, tmp_path: Path) -> None:
     """Nodes are killed while it publishes: every reading is confirmed, and the stream has each one once, in order."""
-    arguments = ("--stream", "readings", "--interval", "0.02", "--count", "300", "--flush", "60", *cluster.urls)
+    arguments = publishing(cluster, "readings", tmp_path / "db", "--interval", "0.02", "--count", "300")
     with kills(cluster) as killed, example("iot_publisher.py", *arguments) as process:
         out = result(process)
     assert "300 sent, 300 confirmed, 0 dropped, 0 failed" in out
@@ -199,17 +217,15 @@ def test_publisher_under_kills(cluster: Cluster) -> None:
     assert numbers(cluster, "readings") == list(range(1, 301))
 
 
-def test_publisher_reports_what_it_drops(cluster: Cluster) -> None:
+def test_publisher_reports_what_it_drops(cluster: Cluster, tmp_path: Path) -> None:
     """Without any node it drops the oldest readings and says which; Ctrl-C sends what is left, once there is one."""
-    cluster.kill_all()
-    arguments = ("--stream", "scarce", "--interval", "0.01", "--room", "10", "--flush", "60", *cluster.urls)
+    arguments = publishing(cluster, "scarce", tmp_path / "db", "--interval", "0.01", "--room", "10")
     with example("iot_publisher.py", *arguments) as process:
-        assert process.stdout is not None
-        lines = iter(process.stdout.readline, "")
-        dropped = [next(line for line in lines if "dropped" in line) for _ in range(30)]
-        process.send_signal(signal.SIGINT)
-        for node in cluster.nodes:
-            node.restart()
+        with without_nodes(cluster):
+            assert process.stdout is not None
+            lines = iter(process.stdout.readline, "")
+            dropped = [next(line for line in lines if "dropped" in line) for _ in range(30)]
+            process.send_signal(signal.SIGINT)
         out = result(process)
     assert [int(line.split()[3]) for line in dropped] == list(range(1, 31))
     found = re.search(r"(\d+) sent, (\d+) confirmed, (\d+) dropped, 0 failed", out)
@@ -219,9 +235,98 @@ def test_publisher_reports_what_it_drops(cluster: Cluster) -> None:
     assert numbers(cluster, "scarce") == list(range(gone + 1, sent + 1))
 
 
-def numbers(cluster: Cluster, stream: str) -> list[int]:
-    """Read the numbers of all readings that are in the stream."""
+def test_publisher_leaves_the_rest_to_its_next_run(cluster: Cluster, tmp_path: Path) -> None:
+    """Without a node it ends with what waits in its journal; a second one is locked out; the next run sends it all."""
+    arguments = publishing(cluster, "later", tmp_path / "db", "--interval", "0.01", "--flush", "0.1")
+    with without_nodes(cluster), example("iot_publisher.py", *arguments) as process:
+        assert process.stdout is not None
+        assert "0 readings of earlier runs wait" in process.stdout.readline()
+        with example("iot_publisher.py", *arguments) as second:
+            out, err = second.communicate(timeout=LONG)
+        assert (second.returncode, "has it open" in err) == (1, True), out + err
+        process.send_signal(signal.SIGINT)
+        found = re.search(r"(\d+) readings have no confirmation; they wait in", result(process))
+    assert found is not None
+    with example("iot_publisher.py", *publishing(cluster, "later", tmp_path / "db", "--count", "1")) as process:
+        out = result(process)
+    assert f"{found[1]} readings of earlier runs wait" in out
+    assert "1 sent, 1 confirmed" in out
+    assert numbers(cluster, "later") == [*range(1, int(found[1]) + 1), 1]
+
+
+@pytest.mark.demo
+def test_publisher_is_killed_and_restarted_while_nodes_are_killed(cluster: Cluster, tmp_path: Path) -> None:
+    """Under the demo's nemesis: each reading that was called safe is in the stream once, one run after the other."""
+    arguments = publishing(cluster, "device", tmp_path / "db", "--interval", "0.01")
+    nemesis = Nemesis(cluster, lambda op: None, seed=4, kill_every=1.0)
+    nemesis.start()
+    safe: list[tuple[str, int]] = []
+    try:
+        for number in range(1, 9):
+            with example("iot_publisher.py", *arguments) as process:
+                safe += readings_until_killed(process, 15 * number)
+    finally:
+        nemesis.stop()
+    with example("iot_publisher.py", *arguments, "--count", "10") as process:
+        out = result(process)
+    assert "10 sent, 10 confirmed, 0 dropped, 0 failed" in out
+    assert re.search(r"^[1-9]\d* readings of earlier runs wait", out)
+    assert len(nemesis.kills) >= 4
+    stream = stored_readings(cluster, "device")
+    assert faults_of(safe, stream) == []
+    assert len({run for run, _ in stream}) == 9
+
+
+def faults_of(safe: list[tuple[str, int]], stream: list[tuple[str, int]]) -> list[str]:
+    """Say what is wrong with a stream of (run, number), of which some were called safe."""
+    found = [f"{reading} is missing" for reading in safe if reading not in stream]
+    runs = [run for run, _ in itertools.groupby(stream, lambda reading: reading[0])]
+    found += [f"run {run} is in pieces" for run in set(runs) if runs.count(run) > 1]
+    for run in dict.fromkeys(runs):
+        numbers = [number for of, number in stream if of == run]
+        if numbers != list(range(1, len(numbers) + 1)):
+            found.append(f"run {run} has {numbers}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("stream", "said"),
+    [
+        ([("a", 1), ("a", 2), ("b", 1)], []),
+        ([("a", 1), ("a", 2), ("a", 3), ("b", 1)], []),
+        ([("a", 1), ("b", 1)], ["('a', 2) is missing"]),
+        ([("a", 1), ("a", 1), ("a", 2), ("b", 1)], ["run a has [1, 1, 2]"]),
+        ([("a", 2), ("a", 1), ("b", 1)], ["run a has [2, 1]"]),
+        ([("a", 1), ("b", 1), ("a", 2)], ["run a is in pieces"]),
+    ],
+)
+def test_faults_of_a_stream_are_found(stream: list[tuple[str, int]], said: list[str]) -> None:
+    """The control of the test above: what is lost, doubled or out of order is named."""
+    assert faults_of([("a", 1), ("a", 2), ("b", 1)], stream) == said
+
+
+def readings_until_killed(process: subprocess.Popen[str], count: int) -> list[tuple[str, int]]:
+    """Read which readings it calls safe, kill it after ``count``, and read what it still had said."""
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        found = re.fullmatch(r"reading (\d+) of run (\w+) is safe\n", line)
+        said += [(found[2], int(found[1]))] if found else []
+        if len(said) == count:
+            process.kill()
+    assert len(said) >= count
+    return said
+
+
+def stored_readings(cluster: Cluster, stream: str) -> list[tuple[str, int]]:
+    """Read run and number of all readings that are in the stream."""
     read = cluster.final_read(stream)
     assert read is not None
     with resilient_ws.connect(cluster.urls, subscribe={stream: "earliest"}) as ws:
-        return [ws.recv(LONG).json()["number"] for _ in read.messages]
+        found = [ws.recv(LONG).json() for _ in read.messages]
+    return [(reading["run"], reading["number"]) for reading in found]
+
+
+def numbers(cluster: Cluster, stream: str) -> list[int]:
+    """Read the numbers of all readings that are in the stream."""
+    return [number for _, number in stored_readings(cluster, stream)]
