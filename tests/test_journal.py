@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +28,7 @@ from journal_tools import (
     handled,
     journal_at,
     opened,
+    quick_directory,
     restored_from,
     rich,
     welcomed,
@@ -47,6 +49,12 @@ from resilient_ws.records import (
     Welcomed,
     Withdrawn,
 )
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with quick_directory() as place:
+        yield place
 
 
 @pytest.fixture
@@ -228,7 +236,9 @@ def test_no_age_is_negative(path: Path) -> None:
 def test_neighbours_share_a_birth(path: Path) -> None:
     """Within a second it is that of the first of them."""
     records = [accepted(n, "x", at=1000.0 + n * 0.4) for n in range(1, 7)]
-    assert [seq for seq, _ in after(path, *records, clock=Clock(now=1010.0)).lanes[0].births] == [3, 6]
+    births = after(path, *records, clock=Clock(now=1010.0)).lanes[0].births
+    assert [seq for seq, _ in births] == [2, 4, 6]
+    assert [at for _, at in births] == pytest.approx([1000.4, 1001.2, 1002.0], abs=0.002)
 
 
 def test_a_mark_says_what_a_server_can_have(path: Path) -> None:

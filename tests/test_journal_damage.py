@@ -22,6 +22,7 @@ from journal_tools import (
     handled,
     journal_at,
     opened,
+    quick_directory,
     restored_from,
     rich,
     said_of,
@@ -35,6 +36,12 @@ from resilient_ws.records import Mark, Restored, Settled, Void
 
 EVERY_BYTE = "RESILIENT_WS_JOURNAL_EVERY_BYTE"
 """Set it, and a byte is flipped at every place, not at some of each page (some minutes)."""
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with quick_directory() as place:
+        yield place
 
 
 @pytest.fixture

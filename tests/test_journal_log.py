@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journal_tools import P, accepted, handled, opened, rich, welcomed
+from journal_tools import P, accepted, handled, opened, quick_directory, rich, welcomed
 
 from resilient_ws.journal import layout, pages, reading, wal
 from resilient_ws.journal.layout import PAGE
 from resilient_ws.records import Settled
 
 FRAME, HEADER = wal.FRAME, wal.HEADER
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with quick_directory() as place:
+        yield place
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,22 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from journal_tools import Clock, Model, accepted, copied, differences, handled, opened, restored_from, welcomed
+from journal_tools import (
+    Clock,
+    Model,
+    accepted,
+    copied,
+    differences,
+    handled,
+    opened,
+    quick_directory,
+    restored_from,
+    welcomed,
+)
 
 from resilient_ws.journal import writing
 from resilient_ws.records import Forgotten, Record, SessionOver, Settled, Withdrawn
 
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # where fsync costs nothing
 STREAMS = ("s", "t", "u")
 PAYLOADS = st.one_of(
     st.text(max_size=20),
@@ -138,8 +147,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.lists(WRITES, min_size=1, max_size=25))
 def test_a_restart_knows_what_the_model_knows(writes: list[Any]) -> None:
     """After any writes, closed or killed between any two of them."""
-    with tempfile.TemporaryDirectory(prefix="resilient-ws-journal-", dir=IN_MEMORY) as directory:
-        assert list(live(Path(directory), writes)) == []
+    with quick_directory() as place:
+        assert list(live(place, writes)) == []
 
 
 def test_a_journal_that_forgets_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from resilient_ws.records import Handled, Identity, Mark, Restored, RestoredLane
 from resilient_ws.sizes import size_of
 
 Key = tuple[str, str]
-GRAIN = 1000
-"""Milliseconds: what was accepted within so many of each other was accepted at once."""
+GRAIN = 500
+"""Milliseconds: what was accepted within so many of each other was accepted at once; it is merged twice."""
 LOST = "lost"
 """Code of the tombstone in the place of a message that cannot be read: a hole would hold up what follows."""
 
