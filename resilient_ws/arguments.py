@@ -6,6 +6,7 @@ Errors name the argument, what was given (never a secret) and what is allowed.
 
 from __future__ import annotations
 
+import importlib.util
 import ssl as _ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, cast
@@ -20,6 +21,7 @@ from resilient_ws.dialling import DialOptions, check_url
 from resilient_ws.events import Event
 from resilient_ws.exceptions import ResilientWSError
 from resilient_ws.frames import Payload, Position, Start, check_stream_name
+from resilient_ws.proxying import NEEDS_SOCKS, Proxies, check_proxy
 
 Headers = Union[Mapping[str, str], Sequence[tuple[str, str]]]
 HeadersArgument = Union[Headers, Callable[[], Headers], None]
@@ -39,6 +41,8 @@ class Arguments:
     headers: HeadersArgument = attrs.field(repr=False)
     access_token: AccessToken = attrs.field(repr=False)
     ssl: _ssl.SSLContext | None
+    proxies: Proxies = attrs.field(repr=False)
+    proxy_ssl: _ssl.SSLContext | None
     on_gap: OnGap
     on_event: Callable[[Event], object] | None
     decoder: Callable[[Payload], Any] | None
@@ -63,6 +67,8 @@ class Arguments:
             headers=pairs,
             subprotocols=names,
             ssl=self.ssl,
+            proxies=self.proxies,
+            proxy_ssl=self.proxy_ssl,
             max_message=wire_limit(self.wire.max_message),
             connect_timeout=timeout,
             family=self.wire.family,
@@ -96,22 +102,24 @@ def check_arguments(
     Raises:
         TypeError: An argument is of the wrong type.
         ValueError: An argument has a value that is not allowed.
+        ImportError: A SOCKS proxy would be used, and python-socks is not installed.
     """
     for name, group in _GROUPS.items():
         if not isinstance(rest[name], group):
             raise TypeError(f"{name}= takes a resilient_ws.{group.__name__}(...), not {type(rest[name]).__name__}")
-    if proxy is not True and proxy is not None:
-        raise ValueError("proxy= is not supported yet: leave it out, and reach the server directly")
     _check_functions(rest)
     _check_sizes(rest["inbox"], rest["wire"])
     _check_timeout(rest["open_timeout"])
     if not isinstance(rest["wait"], bool):
         raise TypeError(f"wait= is True or False, not {rest['wait']!r}")
     _check_credentials(rest["headers"], rest["access_token"])
-    if rest["ssl"] is not None and not isinstance(rest["ssl"], _ssl.SSLContext):
-        raise TypeError(f"ssl= takes an ssl.SSLContext or None, not {type(rest['ssl']).__name__}")
+    for name in ("ssl", "proxy_ssl"):
+        if rest[name] is not None and not isinstance(rest[name], _ssl.SSLContext):
+            raise TypeError(f"{name}= takes an ssl.SSLContext or None, not {type(rest[name]).__name__}")
+    checked = check_urls(urls, rest["wire"])
     return Arguments(
-        urls=check_urls(urls, rest["wire"]),
+        urls=checked,
+        proxies=check_proxies(proxy, checked, rest["wire"]),
         subscribe=check_subscribe(subscribe),
         stream=None if stream is None else check_outbound(stream),
         dialect=check_dialect(dialect),
@@ -137,6 +145,26 @@ def check_urls(urls: object, wire: Wire) -> tuple[str, ...]:
             which = f"number {found.index(url) + 1} of the {len(found)} URLs: " if len(found) > 1 else ""
             raise ValueError(f"{which}{error}") from None
     return found
+
+
+def check_proxies(proxy: object, urls: Iterable[str], wire: Wire) -> Proxies:
+    """
+    Return the way to the endpoints; the environment is read here, once.
+
+    Raises:
+        TypeError, ValueError: The proxy cannot be used; the text shows no user name and no password.
+        ImportError: It speaks SOCKS, and python-socks is not installed.
+    """
+    if proxy is True:
+        proxies = Proxies.from_environment()
+    else:
+        proxies = Proxies() if proxy is None else Proxies(named=check_proxy(proxy))
+    for url in urls:
+        endpoint = check_url(url, allow_plaintext=wire.allow_plaintext)
+        chosen = proxies.choose(endpoint, allow_plaintext=wire.allow_plaintext)
+        if chosen is not None and chosen.is_socks and importlib.util.find_spec("python_socks") is None:
+            raise ImportError(f"{chosen.source}: {NEEDS_SOCKS}", name="python_socks")
+    return proxies
 
 
 def check_subscribe(subscribe: object) -> dict[str, Start]:

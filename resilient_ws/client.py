@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, final
+from typing import Any, Literal, final
 
 from resilient_ws import dispatcher, process
 from resilient_ws.arguments import (
@@ -48,7 +48,8 @@ def connect(
     headers: HeadersArgument = None,
     access_token: AccessToken = None,
     ssl: Any = None,
-    proxy: bool | None = True,
+    proxy: str | Literal[True] | None = True,
+    proxy_ssl: Any = None,
     on_gap: OnGap = "raise",
     on_event: Callable[[Event], object] | None = None,
     decoder: Callable[[Payload], Any] | None = None,
@@ -72,8 +73,9 @@ def connect(
         dialect: What the server speaks; None: ``native``.
         headers: Sent with every upgrade: a mapping, pairs, or a function that returns them (it may block).
         access_token: Sent as ``Authorization: Bearer``, never in a URL; a function is asked before every dial.
-        ssl: Context for ``wss://``; None: the system's authorities, TLS 1.2 or newer.
-        proxy: Not supported yet: True or None.
+        ssl, proxy_ssl: Contexts for ``wss://`` and for an ``https://`` proxy; None: the system's authorities, TLS 1.2.
+        proxy: True: as the environment says when this is called (``wss_proxy``, ``no_proxy`` ...). None: none. A URL of
+            one for every server: ``http://user:password@host:port``; ``https``, ``socks5h``, ``socks5``, ``socks4``.
         on_gap: What happens where messages cannot be replayed: ``raise``: ``recv()`` raises Gap (or SessionLost) in its
             place and goes on after it; ``report``: an event and a warning in the log; a function: called with it in the
             receiving thread, before the next message; what it raises comes out of ``recv()``, and it is called again.
@@ -89,17 +91,15 @@ def connect(
         A Client that was welcomed; close it, or use it in a ``with`` block.
 
     Raises:
-        ConnectError: No server was reached in time; the cause is the last attempt's error.
+        ConnectError: No server was reached in time, with the last attempt's error as its cause; AccessDenied: refused.
         JournalError: The journal cannot be opened: it is in use, damaged, or must not be used (see the leaf).
-        AccessDenied: The server refused who we are.
-        TypeError: An argument is of the wrong type.
-        ValueError: An argument has a value that is not allowed.
+        TypeError, ValueError: An argument is of the wrong type, or has a value that is not allowed.
+        ImportError: A SOCKS proxy would be used, and the extra ``socks`` is not installed.
     """
+    given = dict(locals())
     from resilient_ws.transport import dial
 
-    given = locals()
-    arguments = check_arguments(given.pop("urls"), **{name: value for name, value in given.items() if name != "dial"})
-    return open_client(arguments, dial)
+    return open_client(check_arguments(**given), dial)
 
 
 def open_client(arguments: Arguments, dialer: Dialer) -> Client:

@@ -22,8 +22,9 @@ from collections.abc import Callable
 
 import attrs
 
-from resilient_ws.dialling import Endpoint
 from resilient_ws.exceptions import ConnectTimeout, HandshakeRejected, NoEndpoint
+from resilient_ws.hosts import Place
+from resilient_ws.layering import LayeredTLS, Stream
 
 #: Seconds between the start of one address and of the next.
 STAGGER = 0.25
@@ -67,10 +68,10 @@ class Deadline:
             )
         return left
 
-    def wait(self, sock: socket.socket, event: int) -> None:
+    def wait(self, sock: Stream, event: int) -> None:
         """Wait until the socket is ready; raises as :meth:`remaining` does."""
         with selectors.DefaultSelector() as selector:
-            selector.register(sock, event)
+            selector.register(sock.fileno(), event)
             while not selector.select(min(self.remaining(), _GLANCE)):
                 pass
 
@@ -78,7 +79,7 @@ class Deadline:
 # -- name, TCP, TLS ---------------------------------------------------------------------------------------------------
 
 
-def resolve(endpoint: Endpoint, family: int, deadline: Deadline) -> list[Address]:
+def resolve(place: Place, family: int, deadline: Deadline) -> list[Address]:
     """
     Look up every address of a host, IPv6 and IPv4 in turn.
 
@@ -92,7 +93,7 @@ def resolve(endpoint: Endpoint, family: int, deadline: Deadline) -> list[Address
 
     def look_up() -> None:
         try:
-            found = socket.getaddrinfo(endpoint.host, endpoint.port, family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            found = socket.getaddrinfo(place.host, place.port, family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             answer.put([(info[0], info[4]) for info in found])  # type: ignore[misc]
         except (OSError, UnicodeError) as error:
             answer.put(error)
@@ -105,7 +106,7 @@ def resolve(endpoint: Endpoint, family: int, deadline: Deadline) -> list[Address
         except queue.Empty:
             continue
     if isinstance(result, Exception) or not result:
-        raise NoEndpoint(f"{endpoint}: the name has no address ({_said(result)}); check its spelling, or the network")
+        raise NoEndpoint(f"{place}: the name has no address ({_said(result)}); check its spelling, or the network")
     six = [address for address in result if address[0] == socket.AF_INET6]
     four = [address for address in result if address[0] != socket.AF_INET6]
     if result[0][0] != socket.AF_INET6:
@@ -165,15 +166,15 @@ class _Race:
         self.selector.close()
 
 
-def connect(endpoint: Endpoint, family: int, deadline: Deadline) -> socket.socket:
+def connect(place: Place, family: int, deadline: Deadline) -> socket.socket:
     """
-    Reach the first address of the endpoint that answers.
+    Reach the first address of a server or a proxy that answers.
 
     Raises:
         NoEndpoint: no name, or every address refused or is unreachable.
         ConnectTimeout: the deadline passed first.
     """
-    waiting = resolve(endpoint, family, deadline)
+    waiting = resolve(place, family, deadline)
     deadline.stage = "connecting by TCP"
     race = _Race(selectors.DefaultSelector())
     next_at = 0.0
@@ -187,7 +188,7 @@ def connect(endpoint: Endpoint, family: int, deadline: Deadline) -> socket.socke
             if sock is not None:
                 _tune(sock)
                 return sock
-        raise NoEndpoint(f"{endpoint}: no address answered ({'; '.join(race.failures)}); is the server running there?")
+        raise NoEndpoint(f"{place}: no address answered ({'; '.join(race.failures)}); is the server running there?")
     finally:
         race.close()
 
@@ -217,36 +218,92 @@ def default_context() -> ssl.SSLContext:
 
 
 def wrap_tls(
-    sock: socket.socket, endpoint: Endpoint, context: ssl.SSLContext | None, deadline: Deadline
-) -> ssl.SSLSocket:
+    sock: Stream, place: Place, context: ssl.SSLContext | None, deadline: Deadline, argument: str = "ssl"
+) -> ssl.SSLSocket | LayeredTLS:
     """
     Speak TLS on a connected socket and check who answers, before a header leaves.
+
+    Args:
+        sock: TCP, or the TLS of a proxy, in which the new one is layered; closed where this fails.
+        place: Who must answer.
+        context: None is :func:`default_context`.
+        deadline: Of the dial.
+        argument: Which one of ``connect()`` the context comes from, for the error's text.
 
     Raises:
         HandshakeRejected: the certificate is not good (not retryable), or TLS was not spoken (retryable).
         ConnectTimeout: the deadline passed first.
     """
-    deadline.stage = "speaking TLS"
-    tls = (context or default_context()).wrap_socket(sock, server_hostname=endpoint.host, do_handshake_on_connect=False)
+    deadline.stage = f"speaking TLS with {place}"
+    tls = _layer(sock, place.host, context or default_context())
     try:
-        while True:
-            try:
-                tls.do_handshake()
-                return tls
-            except ssl.SSLWantReadError:
-                deadline.wait(tls, selectors.EVENT_READ)
-            except ssl.SSLWantWriteError:
-                deadline.wait(tls, selectors.EVENT_WRITE)
+        _shake_hands(tls, deadline)
     except ssl.SSLCertVerificationError as error:
         tls.close()
         raise HandshakeRejected(
-            f"{endpoint}: the server's certificate was refused ({error.verify_message}); nothing was sent. "
-            f"For an own authority pass ssl= with a context that trusts it",
+            f"{place}: the certificate was refused ({error.verify_message}); nothing was sent. "
+            f"For an own authority pass {argument}= with a context that trusts it",
             retryable=False,
         ) from None
     except OSError as error:
         tls.close()
-        raise HandshakeRejected(f"{endpoint}: no TLS session ({error.strerror or type(error).__name__})") from None
+        raise HandshakeRejected(f"{place}: no TLS session ({error.strerror or type(error).__name__})") from None
     except BaseException:
         tls.close()
         raise
+    return tls
+
+
+def _layer(sock: Stream, host: str, context: ssl.SSLContext) -> ssl.SSLSocket | LayeredTLS:
+    if isinstance(sock, ssl.SSLSocket):
+        return LayeredTLS(sock, context, host)
+    assert isinstance(sock, socket.socket)
+    return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+
+
+def _shake_hands(tls: ssl.SSLSocket | LayeredTLS, deadline: Deadline) -> None:
+    while True:
+        try:
+            return tls.do_handshake()
+        except ssl.SSLWantReadError:
+            deadline.wait(tls, selectors.EVENT_READ)
+        except ssl.SSLWantWriteError:
+            deadline.wait(tls, selectors.EVENT_WRITE)
+
+
+# -- bytes, inside the deadline ---------------------------------------------------------------------------------------
+
+
+def send_all(sock: Stream, data: bytes, deadline: Deadline) -> None:
+    """
+    Send everything.
+
+    Raises:
+        OSError: the connection broke.
+        ConnectTimeout: the deadline passed first.
+    """
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[sock.send(left) :]
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            deadline.wait(sock, selectors.EVENT_WRITE)
+        except ssl.SSLWantReadError:
+            deadline.wait(sock, selectors.EVENT_READ)
+
+
+def receive(sock: Stream, size: int, deadline: Deadline) -> bytes:
+    """
+    Receive at most so many bytes; none at the end of the connection.
+
+    Raises:
+        OSError: the connection broke.
+        ConnectTimeout: the deadline passed first.
+    """
+    while True:
+        try:
+            return sock.recv(size)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            deadline.wait(sock, selectors.EVENT_READ)
+        except ssl.SSLWantWriteError:
+            deadline.wait(sock, selectors.EVENT_WRITE)

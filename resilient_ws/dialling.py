@@ -6,9 +6,8 @@ No socket is opened here. What may hold a credential (path and query, headers, c
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import ssl
+import ssl as _ssl
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,9 +15,10 @@ from typing import Any
 import attrs
 
 from resilient_ws.deflating import Offer
+from resilient_ws.hosts import bracketed, check_host, is_loopback
+from resilient_ws.proxying import Proxies
 
 _SCHEMES = {"ws": ("http", 80), "wss": ("https", 443)}
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252})")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _RESERVED = frozenset(
@@ -50,7 +50,7 @@ class Endpoint:
     @property
     def authority(self) -> str:
         """Give the value of the Host header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = bracketed(self.host)
         return host if self.port == _SCHEMES[self.scheme][1] else f"{host}:{self.port}"
 
     def __str__(self) -> str:
@@ -111,6 +111,8 @@ class DialOptions:
         headers: Sent with the upgrade as they are; those of the upgrade itself cannot be replaced.
         subprotocols: Offered in this order; when there are any the server must choose one.
         ssl: Context for ``wss``; None is one shared context with the system's authorities, TLS 1.2 or newer.
+        proxies: Which way a server is reached; by default directly.
+        proxy_ssl: Context for an ``https://`` proxy; None as for ``ssl``, which a proxy never gets.
         max_message: Largest message that is received, in bytes.
         connect_timeout: Seconds for everything: name, TCP, TLS, upgrade.
         origin: Value of the Origin header; None sends none.
@@ -127,7 +129,9 @@ class DialOptions:
         default=(), converter=_pairs, validator=_check_headers, repr=False
     )
     subprotocols: tuple[str, ...] = attrs.field(default=(), converter=tuple, validator=_check_subprotocols)
-    ssl: ssl.SSLContext | None = None
+    ssl: _ssl.SSLContext | None = None
+    proxies: Proxies = attrs.field(factory=Proxies, repr=False)
+    proxy_ssl: _ssl.SSLContext | None = None
     max_message: int = attrs.field(default=1 << 20, validator=_positive)
     connect_timeout: float = attrs.field(default=10.0, validator=_positive)
     origin: str | None = attrs.field(default=None, validator=_check_optional)
@@ -137,16 +141,6 @@ class DialOptions:
     compression: Offer | None = None
     is_compressible: Callable[[str | bytes], bool] | None = attrs.field(default=None, repr=False)
     on_response: Callable[[int, list[tuple[str, str]]], None] | None = attrs.field(default=None, repr=False)
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine by its name alone: ``localhost`` or a loopback address."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_url(url: str, *, allow_plaintext: bool = False) -> Endpoint:
@@ -174,7 +168,7 @@ def check_url(url: str, *, allow_plaintext: bool = False) -> Endpoint:
     if "#" in rest:
         raise ValueError("the URL has a fragment, which WebSocket URLs must not have (RFC 6455 section 3)")
     http, default_port = _SCHEMES[scheme]
-    host = _check_host(host, is_bracketed="[" in parts.netloc)
+    host = check_host(host, is_bracketed="[" in parts.netloc)
     port = default_port if port is None else port
     if port == 0:
         raise ValueError("the URL's port is 0")
@@ -184,30 +178,11 @@ def check_url(url: str, *, allow_plaintext: bool = False) -> Endpoint:
         )
     path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
     query = urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]{}|\\^`\"<>")
-    bracketed = f"[{host}]" if ":" in host else host
     return Endpoint(
         scheme=scheme,
         host=host,
         port=port,
         path=f"{path}?{query}" if "?" in rest else path,
         secure=scheme == "wss",
-        origin=f"{http}://{bracketed}:{port}",
+        origin=f"{http}://{bracketed(host)}:{port}",
     )
-
-
-def _check_host(host: str | None, is_bracketed: bool) -> str:
-    if not host:
-        raise ValueError("the URL has no host")
-    if is_bracketed:
-        try:
-            ipaddress.IPv6Address(host)
-        except ValueError:
-            raise ValueError("the URL's IPv6 address is malformed") from None
-        return host
-    try:
-        ascii_host = host.encode("idna").decode() if not host.isascii() else host
-    except UnicodeError:
-        raise ValueError("the URL's host is not a valid international name") from None
-    if not _HOST.fullmatch(ascii_host):
-        raise ValueError("the URL's host is malformed")
-    return ascii_host.lower()

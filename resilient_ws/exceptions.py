@@ -38,6 +38,20 @@ class NoEndpoint(ConnectError):
     """No address answered: the name did not resolve, or every address refused or was unreachable."""
 
 
+class ProxyError(ConnectError):
+    """
+    The proxy on the way to the server was not reached, or did not do what it was asked for.
+
+    Attributes:
+        status: HTTP status of its answer to CONNECT, or the code of its SOCKS reply; None where it gave none.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retryable = retryable
+
+
 class HandshakeRejected(ConnectError):
     """
     The server answered the upgrade with something else than a valid ``101``.

@@ -18,13 +18,16 @@ from typing import Any
 
 import websocket
 
-from resilient_ws.connecting import Deadline, connect, wrap_tls
+from resilient_ws.connecting import Deadline
 from resilient_ws.deflating import Deflater, Inflater
 from resilient_ws.dialling import DialOptions, Endpoint, check_url
 from resilient_ws.exceptions import ConnectionLost, HandshakeRejected, NoEndpoint
 from resilient_ws.framing import BINARY, CLOSE, PING, PONG, TEXT, Decoder, is_close_code
+from resilient_ws.heads import Headers, classify_status
+from resilient_ws.layering import LayeredTLS, pending, shut
 from resilient_ws.outgoing import Outgoing
-from resilient_ws.upgrade import GuardedSocket, Headers, classify_status
+from resilient_ws.tunnelling import reach
+from resilient_ws.upgrade import GuardedSocket
 
 __all__ = ["DialOptions", "Endpoint", "Transport", "check_url", "classify_status", "dial"]
 
@@ -37,7 +40,7 @@ _create_frame = websocket.ABNF.create_frame
 
 def dial(url: str, options: DialOptions, cancelled: Callable[[], bool] = lambda: False) -> Transport:
     """
-    Resolve, connect, wrap in TLS and upgrade, within ``options.connect_timeout`` seconds in all.
+    Resolve, connect, pass the proxy, wrap in TLS and upgrade, within ``options.connect_timeout`` seconds in all.
 
     Args:
         url: A ``wss://`` URL, or ``ws://`` as :func:`check_url` allows it.
@@ -51,8 +54,8 @@ def dial(url: str, options: DialOptions, cancelled: Callable[[], bool] = lambda:
         ValueError: the URL must not be dialled.
         ConnectTimeout: the time passed, or the dial was cancelled.
         NoEndpoint: no address answered.
-        HandshakeRejected: TLS or the upgrade failed.
-        AccessDenied: 401 or 403.
+        ProxyError: the proxy was not reached, or refused.
+        HandshakeRejected: TLS or the upgrade failed; its subclass AccessDenied: 401 or 403.
     """
     endpoint = check_url(url, allow_plaintext=options.allow_plaintext)
     deadline = Deadline(time.monotonic() + options.connect_timeout, cancelled, str(endpoint))
@@ -64,11 +67,9 @@ def dial(url: str, options: DialOptions, cancelled: Callable[[], bool] = lambda:
 
 
 def _dial(endpoint: Endpoint, options: DialOptions, deadline: Deadline) -> Transport:
-    sock = connect(endpoint, options.family, deadline)
+    sock = reach(endpoint, options, deadline)
     try:
         peer = sock.getpeername()
-        if endpoint.secure:
-            sock = wrap_tls(sock, endpoint, options.ssl, deadline)
         guard = GuardedSocket(sock, endpoint, options, deadline)
         _upgrade(guard)
     except BaseException:
@@ -104,7 +105,7 @@ class Transport:
         subprotocol: The one that the server chose, or None where none was offered.
         compression: How messages are compressed, or None: not at all.
         headers: Of the server's 101, names in lower case, every Set-Cookie apart.
-        peer: Address and port of the other side.
+        peer: Address and port of the other side; of the proxy where there is one.
         last_pong: Payload of the newest pong.
         bytes_received: Read since the upgrade, frames' headers included, TLS not.
         bytes_sent: Written since the upgrade, likewise.
@@ -119,7 +120,7 @@ class Transport:
         self.bytes_received = 0
         self.bytes_sent = 0
         self._sock = guard.sock
-        self._is_tls = isinstance(guard.sock, ssl.SSLSocket)
+        self._is_tls = isinstance(guard.sock, (ssl.SSLSocket, LayeredTLS))
         agreed = guard.compression
         self._decoder = Decoder(max_message, None if agreed is None else Inflater(agreed))
         self._is_compressible = guard.options.is_compressible
@@ -144,10 +145,10 @@ class Transport:
         """Say that ``receive`` has something to give or to raise without another byte from the network."""
         if self._lost is not None or self._early:
             return True
-        if not isinstance(self._sock, ssl.SSLSocket):
+        if not self._is_tls:
             return False
         with self._lock:
-            return self._sock.fileno() >= 0 and self._sock.pending() > 0
+            return self._sock.fileno() >= 0 and pending(self._sock) > 0
 
     def receive(self) -> list[str | bytes]:
         """
@@ -365,9 +366,8 @@ class Transport:
         self._shutdown(socket.SHUT_RDWR)
 
     def _shutdown(self, how: int) -> None:
-        # Not SSLSocket.shutdown: it drops the TLS object, and a thread in receive or write would go on in plain text.
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._sock, how)
+            shut(self._sock, how)
 
     def release(self) -> None:
         """Close the file descriptor; only when no thread uses the connection any more. May be called again."""

@@ -13,44 +13,24 @@ import base64
 import email.utils
 import hashlib
 import re
-import selectors
-import socket
-import ssl
-from collections.abc import Callable
 
 import attrs
 
-from resilient_ws.connecting import Deadline
+from resilient_ws.connecting import Deadline, receive, send_all
 from resilient_ws.deflating import Agreement, BadAnswer, Offer
 from resilient_ws.dialling import DialOptions, Endpoint
 from resilient_ws.exceptions import AccessDenied, HandshakeRejected
+from resilient_ws.heads import Headers, classify_status, read_answer, values_of
+from resilient_ws.layering import Stream
 
-MAX_LINE = 8 << 10
-MAX_HEAD = 64 << 10
-MAX_HEADERS = 100
 MAX_RETRY_AFTER = 3600.0
 _READ = 4 << 10
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: ([^\r\n]+)\r\n")
 _COOKIE = re.compile(rb"\r\nCookie:[^\r\n]*")
-_STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?")
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-Headers = list[tuple[str, str]]
-_Broken = Callable[[str], HandshakeRejected]
 
 
 # -- what an answer means (pure) --------------------------------------------------------------------------------------
-
-
-def classify_status(status: int) -> bool:
-    """
-    Tell whether an upgrade that was answered with this status is worth trying again.
-
-    A 2xx is a captive portal or a page in place of the service; a 3xx or 4xx says that the URL or the request is wrong,
-    except where it speaks of time (408, 425, 429); everything from 500 on is the server's own trouble.
-    """
-    return status < 300 or status in (408, 425, 429) or status >= 500
 
 
 def parse_retry_after(headers: Headers) -> float | None:
@@ -101,12 +81,8 @@ def accept_key(key: bytes) -> str:
     return base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()
 
 
-def _values(headers: Headers, name: str) -> list[str]:
-    return [value for key, value in headers if key == name]
-
-
 def _list(headers: Headers, name: str) -> list[str]:
-    return [item.strip().lower() for value in _values(headers, name) for item in value.split(",")]
+    return [item.strip().lower() for value in values_of(headers, name) for item in value.split(",")]
 
 
 def check_upgrade(
@@ -127,10 +103,10 @@ def check_upgrade(
 
     if _list(headers, "upgrade") != ["websocket"] or "upgrade" not in _list(headers, "connection"):
         raise broken("lacks Upgrade: websocket or Connection: Upgrade; something between is not a WebSocket proxy")
-    if _values(headers, "sec-websocket-accept") != [accept_key(key)]:
+    if values_of(headers, "sec-websocket-accept") != [accept_key(key)]:
         raise broken("has a missing or wrong Sec-WebSocket-Accept; the answer is not to our request")
     agreed = _check_extensions(endpoint, headers, options.compression)
-    offered, chosen = options.subprotocols, _values(headers, "sec-websocket-protocol")
+    offered, chosen = options.subprotocols, values_of(headers, "sec-websocket-protocol")
     if not offered and not chosen:
         return None, agreed
     if not chosen:
@@ -144,7 +120,7 @@ def check_upgrade(
 
 
 def _check_extensions(endpoint: Endpoint, headers: Headers, offer: Offer | None) -> Agreement | None:
-    named = _values(headers, "sec-websocket-extensions")
+    named = values_of(headers, "sec-websocket-extensions")
     try:
         if offer is not None:
             return offer.agree(named)
@@ -172,7 +148,7 @@ class GuardedSocket:
         failure: What went wrong, in our words; the library may have wrapped it in its own.
     """
 
-    sock: socket.socket
+    sock: Stream
     endpoint: Endpoint
     options: DialOptions
     deadline: Deadline
@@ -237,32 +213,19 @@ class GuardedSocket:
 
     def _write(self, data: bytes) -> None:
         self.deadline.stage = "sending the upgrade"
-        left = memoryview(data)
-        while left:
-            try:
-                left = left[self.sock.send(left) :]
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                self.deadline.wait(self.sock, selectors.EVENT_WRITE)
-            except ssl.SSLWantReadError:
-                self.deadline.wait(self.sock, selectors.EVENT_READ)
-            except OSError as error:
-                raise self._broken(f"closed the connection in the upgrade ({_name(error)})") from None
+        try:
+            send_all(self.sock, data, self.deadline)
+        except OSError as error:
+            raise self._broken(f"closed the connection in the upgrade ({_name(error)})") from None
 
     def _read(self) -> bytes:
-        while True:
-            try:
-                data = self.sock.recv(_READ)
-            except (BlockingIOError, ssl.SSLWantReadError):
-                self.deadline.wait(self.sock, selectors.EVENT_READ)
-                continue
-            except ssl.SSLWantWriteError:
-                self.deadline.wait(self.sock, selectors.EVENT_WRITE)
-                continue
-            except OSError as error:
-                raise self._broken(f"closed the connection before it answered the upgrade ({_name(error)})") from None
-            if not data:
-                raise self._broken("closed the connection before it answered the upgrade")
-            return data
+        try:
+            data = receive(self.sock, _READ, self.deadline)
+        except OSError as error:
+            raise self._broken(f"closed the connection before it answered the upgrade ({_name(error)})") from None
+        if not data:
+            raise self._broken("closed the connection before it answered the upgrade")
+        return data
 
     def _broken(self, what: str) -> HandshakeRejected:
         return HandshakeRejected(f"{self.endpoint}: the server {what}")
@@ -271,82 +234,17 @@ class GuardedSocket:
 
     def _answer(self) -> bytes:
         self.deadline.stage = "waiting for the answer to the upgrade"
-        head = _Head(self._broken)
-        while True:
-            status, headers = self._head(head)
-            # 1xx other than 101 precede the real answer (RFC 9110 section 15.2); the limits count them together.
-            if status == 101 or status >= 200:
-                break
-        self.headers, self.rest = headers, head.rest()
+        status, self.headers, self.rest = read_answer(self._read, self._broken)
         if self.options.on_response is not None:
-            self.options.on_response(status, list(headers))
+            self.options.on_response(status, list(self.headers))
         if status != 101:
-            raise rejection(self.endpoint, status, headers)
-        self.subprotocol, self.compression = check_upgrade(self.endpoint, headers, self._key, self.options)
+            raise rejection(self.endpoint, status, self.headers)
+        self.subprotocol, self.compression = check_upgrade(self.endpoint, self.headers, self._key, self.options)
         told = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
         told.append(b"Sec-WebSocket-Accept: " + accept_key(self._key).encode())
         if self.subprotocol is not None:
             told.append(b"Sec-WebSocket-Protocol: " + self.subprotocol.encode())
         return b"\r\n".join(told) + b"\r\n\r\n"
-
-    def _head(self, head: _Head) -> tuple[int, Headers]:
-        status = None
-        headers: Headers = []
-        while True:
-            line = head.line()
-            if line is None:
-                head.feed(self._read())
-            elif status is None:
-                status = head.status(line)
-            elif not line:
-                return status, headers
-            else:
-                headers.append(head.header(line, len(headers)))
-
-
-@attrs.define
-class _Head:
-    """The head of an answer, line by line, within the limits; ``broken`` makes the exception."""
-
-    broken: _Broken
-    _data: bytearray = attrs.field(factory=bytearray, init=False)
-    _start: int = attrs.field(default=0, init=False)
-
-    def feed(self, data: bytes) -> None:
-        self._data += data
-        if not b"HTTP/1."[: len(self._data)].startswith(bytes(self._data[:7])):
-            raise self.broken("does not speak HTTP/1.1; is this the right port?")
-
-    def line(self) -> bytes | None:
-        """Give the next whole line without its end, or None where more must be read."""
-        end = self._data.find(b"\n", self._start)
-        length = (len(self._data) if end < 0 else end) - self._start
-        if length > MAX_LINE:
-            raise self.broken(f"sent a header line of more than {MAX_LINE} bytes")
-        if (len(self._data) if end < 0 else end) > MAX_HEAD:
-            raise self.broken(f"sent more than {MAX_HEAD} bytes of headers")
-        if end < 0:
-            return None
-        line = bytes(self._data[self._start : end])
-        self._start = end + 1
-        return line.removesuffix(b"\r")
-
-    def status(self, line: bytes) -> int:
-        match = _STATUS.fullmatch(line)
-        if match is None:
-            raise self.broken("answered with a malformed status line")
-        return int(match[1])
-
-    def header(self, line: bytes, count: int) -> tuple[str, str]:
-        if count >= MAX_HEADERS:
-            raise self.broken(f"sent more than {MAX_HEADERS} headers")
-        name, colon, value = line.decode("latin-1").partition(":")
-        if not colon or not _NAME.fullmatch(name) or "\r" in value or "\0" in value:
-            raise self.broken("answered with a malformed header")
-        return name.lower(), value.strip(" \t")
-
-    def rest(self) -> bytes:
-        return bytes(self._data[self._start :])
 
 
 def _name(error: OSError) -> str:

@@ -68,7 +68,7 @@ def test_table_of_errors_is_true() -> None:
     said = {name: (retryable, definite) for name, retryable, definite, _ in rows(GUIDE, "error")}
     words = {True: "yes", False: "no"}
     true = {kind.__name__: (words[kind.retryable], words[kind.definite]) for kind in ERRORS}
-    true["HandshakeRejected"] = ("by status", "yes")
+    true["HandshakeRejected"] = true["ProxyError"] = ("by status", "yes")
     true["AccessDenied"] = (words[resilient_ws.AccessDenied("refused").retryable], "yes")
     del true["ResilientWSError"]
     assert said == true

@@ -8,10 +8,11 @@ import pytest
 
 from resilient_ws import exceptions as e
 
-# class -> (retryable, definite); a refused handshake answers per object, by its status: see below
+# class -> (retryable, definite); a proxy and a refused handshake answer per object, by their status: see below
 ANSWERS = {
     e.ConnectTimeout: (True, True),
     e.NoEndpoint: (True, True),
+    e.ProxyError: (True, True),
     e.HandshakeRejected: (True, True),
     e.ConnectionLost: (True, False),
     e.SessionLost: (True, False),
@@ -65,6 +66,14 @@ def test_rejected_handshake_keeps_what_the_server_asked() -> None:
     assert not e.HandshakeRejected("gone", status=410, retryable=False).retryable
     denied = e.AccessDenied("no", status=401)
     assert (denied.status, denied.retry_after, denied.retryable) == (401, None, False)
+
+
+def test_proxy_error_keeps_its_status() -> None:
+    """What the proxy answered is kept; whether to retry is for the caller to say."""
+    error = e.ProxyError("busy", status=503)
+    assert (error.status, error.retryable) == (503, True)
+    assert not e.ProxyError("who are you", status=407, retryable=False).retryable
+    assert e.ProxyError("gone").status is None
 
 
 def test_lost_connection_keeps_both_close_frames() -> None:

@@ -22,7 +22,8 @@ from tests.transport_tools import PATIENCE, closed_port
 #: In no source line, so that a traceback that shows one has it from a value.
 MARK = "".join(["ca", "na", "ry"])
 SECRETS = {
-    name: f"{MARK}-{name}" for name in ("token", "header", "cookie", "query", "resume", "payload", "body", "jar")
+    name: f"{MARK}-{name}"
+    for name in ("token", "header", "cookie", "query", "resume", "payload", "body", "jar", "user", "password")
 }
 
 

@@ -30,8 +30,8 @@ def tree(tmp_path: Path) -> Path:
     shutil.copyfile(ROOT / "setup.cfg", tmp_path / "setup.cfg")
     rooms = {
         "resilient_ws": (
-            "client keeper transport discovery journal session connection state inbox backoff config events frames "
-            "exceptions"
+            "client keeper transport tunnelling discovery journal session connection state inbox backoff config events "
+            "frames exceptions"
         ),
         "resilient_ws/dialects": "native",
         "server_fixture": "workload node engine session checker history",
@@ -72,6 +72,7 @@ def test_empty_rooms_keep_the_contracts(tree: Path) -> None:
         ("resilient_ws/client.py", "import websocket", "only resilient_ws.transport imports websocket"),
         ("server_fixture/workload.py", "import websocket", "only resilient_ws.transport imports websocket"),
         ("resilient_ws/client.py", "import requests", "only resilient_ws.discovery imports requests"),
+        ("resilient_ws/transport.py", "import python_socks", "only resilient_ws.tunnelling imports python_socks"),
         ("resilient_ws/client.py", "import server_fixture", "resilient_ws never imports the fixture"),
         ("resilient_ws/transport.py", "import aiohttp", "resilient_ws never imports the fixture"),
         ("server_fixture/history.py", "from . import checker", "server_fixture: arrows point down only"),
@@ -97,6 +98,7 @@ def test_planted_import_breaks_its_contract(tree: Path, path: str, planted: str,
     [
         ("resilient_ws/transport.py", "import websocket, socket, threading"),
         ("resilient_ws/discovery.py", "def later():\n    import requests"),
+        ("resilient_ws/tunnelling.py", "def later():\n    import python_socks.sync, socket"),
         ("resilient_ws/client.py", "import threading, time\nfrom . import keeper, session, transport"),
         ("resilient_ws/backoff.py", "import tenacity\nfrom . import config"),
         (

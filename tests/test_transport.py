@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import functools
 import socket
 import ssl
 import subprocess
@@ -40,7 +39,7 @@ from server_fixture.rude import (
     echo,
     frame,
 )
-from tests.transport_tools import PATIENCE, black_hole, closed_port, collect, dialled, ending
+from tests.transport_tools import PATIENCE, black_hole, certified, closed_port, collect, dialled, ending
 
 # -- one connection ---------------------------------------------------------------------------------------------------
 
@@ -370,22 +369,7 @@ def test_ipv6_loopback() -> None:
 @pytest.fixture(scope="module")
 def certify(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[ssl.SSLContext, ssl.SSLContext]]:
     """A maker of (server's context, context that trusts it) for a name."""
-    if shutil.which("openssl") is None and "CI" not in os.environ:
-        pytest.skip("needs the openssl command")
-    folder = tmp_path_factory.mktemp("tls")
-
-    def make(name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        key, certificate = folder / f"{name}.key", folder / f"{name}.pem"
-        command = (
-            f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -addext subjectAltName=DNS:{name}"
-        )
-        files = ["-keyout", str(key), "-out", str(certificate)]
-        subprocess.run([*command.split(), *files], check=True, capture_output=True)
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server.load_cert_chain(certificate, key)
-        return server, ssl.create_default_context(cafile=str(certificate))
-
-    return make
+    return functools.partial(certified, tmp_path_factory.mktemp("tls"))
 
 
 Certify = Callable[[str], tuple[ssl.SSLContext, ssl.SSLContext]]

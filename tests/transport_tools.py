@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
+import shutil
 import socket
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from resilient_ws.exceptions import ConnectionLost
 from resilient_ws.transport import DialOptions, Transport, dial
@@ -82,3 +89,16 @@ def closed_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
+
+
+def certified(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Make a certificate for a name; give the context of a server that has it, and one of a client that trusts it."""
+    if shutil.which("openssl") is None and "CI" not in os.environ:
+        pytest.skip("needs the openssl command")
+    key, certificate = folder / f"{name}.key", folder / f"{name}.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -addext subjectAltName=DNS:{name}"
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    return server, ssl.create_default_context(cafile=str(certificate))

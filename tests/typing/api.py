@@ -23,6 +23,11 @@ def what_to_do(error: exceptions.ResilientWSError) -> None:
         assert_type(error.last, int | None)
     if isinstance(error, exceptions.HandshakeRejected):
         assert_type(error.status, int | None)
+    if isinstance(error, exceptions.ProxyError):
+        assert_type(error.status, int | None)
 
 
+resilient_ws.connect("wss://node.example/", proxy="socks5h://proxy", wait=False)
+resilient_ws.connect("wss://node.example/", proxy=None, wait=False)
+resilient_ws.connect("wss://node.example/", proxy=False, wait=False)  # type: ignore[arg-type]
 exceptions.HandshakeRejected("rejected", 503)  # type: ignore[call-arg]
