@@ -332,6 +332,19 @@ def test_an_interrupt_anywhere_loses_nothing_and_doubles_nothing(tmp_path: Path,
     assert again or (seen[0], seen[-1]) == (1, 0)
 
 
+def test_an_interrupt_that_is_not_made_good_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the journal only rolled back, and went on by what it had in mind, the test above would fail."""
+
+    def take_back(journal: Journal) -> None:
+        if journal._connection.in_transaction:
+            journal._connection.execute("ROLLBACK")
+        journal._is_unsure = False
+
+    monkeypatch.setattr(Journal, "_take_back", take_back)
+    with pytest.raises((AssertionError, JournalError)):
+        test_an_interrupt_anywhere_loses_nothing_and_doubles_nothing(tmp_path, again=True)
+
+
 # -- the file ---------------------------------------------------------------------------------------------------------
 
 
