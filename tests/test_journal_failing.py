@@ -320,3 +320,37 @@ def test_a_journal_that_failed_can_be_opened_again(tmp_path: Path) -> None:
     with journal_at(path) as journal:
         assert journal.restored.lanes[0].producer == P
         journal.write([accepted(1, "on", producer=Q)], durable=True)
+
+
+REOPEN = f"""
+{NEW}
+from pathlib import Path
+from journal_tools import accepted, opened
+from resilient_ws.exceptions import JournalError
+journal = opened(Path(sys.argv[1]))
+journal.write([accepted(1, "one")], durable=True)
+try:
+    journal.write([accepted(2, "two")], durable=True)
+except JournalError:
+    journal.close()
+    try:
+        again = opened(Path(sys.argv[1]))
+        print(again.restored.lanes[0].items[0])
+        again.close()
+    except JournalError as error:
+        print(error)
+"""
+
+
+def test_a_journal_that_failed_in_this_process(tmp_path: Path) -> None:
+    """It is opened again by the same process too; before Python 3.12 SQLite cannot be told to let go, which is said."""
+    log = tmp_path / "calls"
+    under = strace("-y", "-o", str(log), "-e", "trace=fdatasync,fsync")
+    run_python(REOPEN, tmp_path / "whole.db", under=under)
+    calls = [name for name, *_ in SYNC.findall(log.read_text())]
+    when = calls.count("fdatasync") - 2  # the last two are of closing
+    done = run_python(REOPEN, tmp_path / "j.db", under=[*under, "-e", f"inject=fdatasync:error=EIO:when={when}"])
+    if sys.version_info >= (3, 12):
+        assert done.stdout == "one\n"
+    else:
+        assert "its disk failed in this process: close that program, or start this one again" in done.stdout
