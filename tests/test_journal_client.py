@@ -354,7 +354,7 @@ def test_O1_a_full_disk_refuses_a_message_and_the_session_goes_on(life: Opening,
     assert (late.seq, late.done()) == (2, False)
     peer.send(acked(2))
     late.result(SOON)
-    assert any(isinstance(event, events.JournalStalled) for event in seen)
+    until(lambda: any(isinstance(event, events.JournalStalled) for event in seen))
     assert disk.payloads() == ["early", "late"]
 
 
