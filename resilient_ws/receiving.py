@@ -22,15 +22,12 @@ from resilient_ws.driver import Driver
 from resilient_ws.events import DeadLettered, Event, Message, Owner
 from resilient_ws.exceptions import Gap, JournalFull, SessionLost
 from resilient_ws.inbox import Run
-from resilient_ws.session import Session
+from resilient_ws.progress import EVERYONE, Item, Progress, Receiver
 
 MOST_AHEAD = 256
 """Messages that are taken ahead at once."""
 MOST_BYTES_AHEAD = 256 << 10
 """Bytes (characters of text) that are taken ahead at once, as far as the messages before tell."""
-_EVERYONE = 0
-
-Item = Message | Exception
 
 
 class Giver(Owner, Protocol):
@@ -49,75 +46,6 @@ class _Acks:
         giver = self._giver()
         if giver is not None:
             giver._ack(message)
-
-
-@attrs.define(eq=False)
-class Receiver:
-    """
-    One receiving thread.
-
-    Attributes:
-        number: Its number in the session.
-        ahead: Where it finds the next item: with automatic acks the common one.
-        in_hand: What it gave to its user last.
-        giving: What it is giving to its user at this moment; an interrupt leaves it here, and it is given again.
-    """
-
-    number: int
-    ahead: deque[Item]
-    in_hand: list[Message] = attrs.field(factory=list)
-    giving: Item | None = None
-
-
-@attrs.define(eq=False)
-class Progress:
-    """
-    How far the users of all threads are, with automatic acks; refers to no function of the user's.
-
-    A message is handled when the thread that has it asks for the next one, or ends. What is acked of a stream stays
-    below the oldest message that is in somebody's hands, on its way there, or put back because it failed.
-
-    Attributes:
-        lock: Guards ``ahead`` and ``given``; taken below the driver's.
-        ahead: What was taken and nobody has asked for yet.
-        given: The last message of each stream that somebody asked for.
-    """
-
-    session: Session
-    lock: threading.Lock
-    ahead: deque[Item]
-    receivers: weakref.WeakSet[Receiver] = attrs.field(factory=weakref.WeakSet)
-    given: dict[str, Message] = attrs.field(factory=dict)
-    _told: dict[str, tuple[str, int]] = attrs.field(factory=dict)
-
-    def tell(self, now: float) -> None:
-        """Ack what is handled; the driver's lock is held."""
-        oldest: dict[str, Message] = {}
-        with self.lock:
-            last = list(self.given.items())
-            out = [item for item in self.ahead if isinstance(item, Message) and self._was_given(item)]
-            for receiver in list(self.receivers):
-                out += [receiver.giving] if isinstance(receiver.giving, Message) else []
-                out += receiver.in_hand
-        for message in out:
-            known = oldest.setdefault(message.stream, message)
-            if message._tag < known._tag:
-                oldest[message.stream] = message
-        for stream, given in last:
-            held = oldest.get(stream)
-            upto = (given.epoch, given.offset) if held is None else (held.epoch, held.offset - 1)
-            if self._told.get(stream) != upto:
-                self._told[stream] = upto
-                self.session.ack(stream, *upto, _EVERYONE, now)
-
-    def note(self, message: Message) -> None:
-        """Note that somebody gets this message; ``lock`` is held."""
-        if not self._was_given(message):
-            self.given[message.stream] = message
-
-    def _was_given(self, message: Message) -> bool:
-        last = self.given.get(message.stream)
-        return last is not None and message._tag <= last._tag
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -142,7 +70,7 @@ class Receivers:
     _threads: threading.local = attrs.field(factory=threading.local)
     _common: deque[Item] = attrs.field(factory=deque)
     _failures: dict[tuple[str, str, int], int] = attrs.field(factory=dict)
-    _last_number: int = _EVERYONE
+    _last_number: int = EVERYONE
     _last_tag: int = 0
     _limit: int = 1
 
@@ -247,19 +175,43 @@ class Receivers:
         receiver = self.mine()
         receiver.in_hand = []
         self._keep_place()
-        deadline = self.driver.deadline(timeout)
-        found: list[Message] = []
-        while not found or (len(found) < limit and receiver.ahead and isinstance(receiver.ahead[0], Message)):
-            try:
-                message = self._next(receiver, owner, limit, deadline)
-            except Exception:
-                if not found:
-                    raise
-                break  # it was put back, and is raised by the next call
-            if message is not None:
-                found.append(message)
+        try:
+            self._collect(receiver, owner, limit, self.driver.deadline(timeout))
+        except Exception:
+            if not receiver.in_hand:
+                raise
+            # It was put back, and is raised by the next call.
+        except BaseException:  # an interrupt: the user never gets these
+            with self._lock:
+                receiver.ahead.extendleft(reversed(receiver.in_hand))
+                receiver.in_hand = []
+            raise
+        return receiver.in_hand.copy()
+
+    def _collect(self, receiver: Receiver, owner: Giver, limit: int, deadline: float | None) -> None:
+        """Put messages into the receiver's hands: what is there, and at least one."""
+        found, ahead = receiver.in_hand, receiver.ahead
+        while not found or (len(found) < limit and ahead and isinstance(ahead[0], Message)):
+            count = len(found)
+            if self._is_plain:
+                self._give_plainly(receiver, limit)
+            if len(found) == count and self._next(receiver, owner, limit, deadline) is not None:
                 receiver.giving = None
-        return found
+
+    def _give_plainly(self, receiver: Receiver, limit: int) -> None:
+        """Give what was taken ahead, up to the first marker; nothing is done twice."""
+        found, ahead = receiver.in_hand, receiver.ahead
+        with self._lock:
+            while ahead and len(found) < limit and receiver.giving is None and not self.is_closed:
+                item = ahead[0]
+                if type(item) is not Message:
+                    break
+                receiver.giving = item
+                ahead.popleft()
+                found.append(item)
+                receiver.giving = None
+            for item in {message.stream: message for message in found}.values():
+                self._progress.note(item)
 
     def _next(self, receiver: Receiver, owner: Giver, limit: int, deadline: float | None) -> Message | None:
         item = self._pick(receiver)
@@ -359,7 +311,7 @@ class Receivers:
             raise TimeoutError("no message came in time; the session goes on" + performer.session.trouble)
 
     def _take(self, receiver: Receiver, owner: Giver, limit: int, now: float) -> None:
-        number = _EVERYONE if self._is_auto else receiver.number
+        number = EVERYONE if self._is_auto else receiver.number
         count = max(limit, self._limit) if self._is_auto else limit
         messages = size = 0
         acks = cast(Owner, _Acks(owner))

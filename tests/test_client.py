@@ -41,6 +41,7 @@ from resilient_ws.exceptions import (
     Undelivered,
 )
 from resilient_ws.frames import Ack, AckedMark, Batch, Bye, GapFrame, Hello, Ping, Pong, Position, Reject, SeqMark
+from resilient_ws.receiving import Receivers
 from resilient_ws.testing import Peer, ScriptedDialer
 
 SOON = 5.0
@@ -1727,3 +1728,26 @@ def test_X3_is_a_real_signal() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         interrupt()
+
+
+def test_an_interrupt_of_recv_many_loses_nothing(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the call had gathered was never given to anybody: the next call gives it, and it is not acked before."""
+    client, peer = opened()
+    peer.send(data(1, *(f"m{i}" for i in range(1, 6))))
+    assert client.recv(SOON).data == "m1"
+    gather = Receivers._give_plainly
+
+    def interrupted(self: Receivers, receiver: Any, limit: int) -> None:
+        gather(self, receiver, 2)
+        if receiver.in_hand:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Receivers, "_give_plainly", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.recv_many(10, SOON)
+    assert client.position("s").offset == 1
+    found: list[str] = []
+    while len(found) < 4:
+        found += [message.data for message in client.recv_many(10, SOON)]
+    assert found == ["m2", "m3", "m4", "m5"]
