@@ -9,11 +9,11 @@ dropped). A message that user code keeps failing on (rule 13) is no matter of th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
-from resilient_ws import hearing, losing, session
+from resilient_ws import conversation, hearing, losing, session
 from resilient_ws.backoff import Treatment
 from resilient_ws.conversation import Conversation
 from resilient_ws.endpoints import EndpointPool
@@ -117,17 +117,8 @@ def _trim_when_sent(original: Any) -> Any:
 
 
 def patch_hello_stream(make: Callable[[Any], Any]) -> Callable[[], Any]:
-    """``hello_stream`` is a function of two modules."""
-
-    @contextmanager
-    def planted() -> Iterator[None]:
-        from resilient_ws import conversation
-
-        mutant = make(conversation.hello_stream)
-        with patch.object(conversation, "hello_stream", mutant), patch.object(hearing, "hello_stream", mutant):
-            yield
-
-    return planted
+    """What a hello and a subscribe say of a stream."""
+    return replaced(conversation, "hello_stream", make)
 
 
 def _kept_on_1013(original: Any) -> Any:
