@@ -58,6 +58,6 @@ class Plan:
 
 
 QUICK = Plan()
-FULL = Plan(seconds=0.4, rounds=9, budget=math.inf, is_full=True)
+FULL = Plan(seconds=0.25, rounds=7, budget=math.inf, is_full=True)
 TINY = Plan(seconds=0.002, rounds=2, counts=(1, 3))
 """Shows that a bench works, and nothing about speed."""
