@@ -13,7 +13,7 @@ from functools import partial
 
 import attrs
 
-from benchmarks.inbound import FEW, LARGE, UNIT, Case, per_message
+from benchmarks.inbound import FEW, FEWER, LARGE, UNIT, Case, per_message
 from benchmarks.plan import Plan
 from benchmarks.players import PEERS, SESSION, SUBJECTS, TRANSPORT
 from benchmarks.rows import Row, compared
@@ -25,11 +25,11 @@ TOGETHER = 64
 WRITING_MANY = attrs.evolve(TRANSPORT, options={"many": TOGETHER})
 CASES = (
     Case("100 B text", (SESSION, TRANSPORT, *PEERS)),
-    Case("100 B text, 64 to a write()", (WRITING_MANY, *FEW)),
-    Case("100 B binary", (SESSION, TRANSPORT, *FEW), is_text=False),
+    Case("100 B text, 64 to a write()", (WRITING_MANY, *FEWER)),
+    Case("100 B binary", (SESSION, TRANSPORT, *FEWER), is_text=False),
     Case("1 KiB text", (SESSION, TRANSPORT, *FEW), size=1024),
     Case("16 KiB text", (SESSION, TRANSPORT, *FEW), size=LARGE),
-    Case("100 B text, TLS", (SESSION, TRANSPORT, *FEW), tls=True),
+    Case("100 B text, TLS", (SESSION, TRANSPORT, *FEWER), tls=True),
 )
 
 
