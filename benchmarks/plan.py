@@ -33,7 +33,7 @@ class Plan:
 
     seconds: float = 0.04
     rounds: int = 3
-    budget: float = 20.0
+    budget: float = 16.0
     is_full: bool = False
     peers: Sequence[Player] = PEERS
     counts: Sequence[int] = (1, 100, 1000)

@@ -191,7 +191,7 @@ def in_turn(
 
 def count_for(process: Process, verb: str, seconds: float, *args: Any, first: int = 20, most: int = 200_000) -> int:
     """
-    Warm a player up, and return how many messages take about so many seconds of CPU time, or twice as many on the
+    Warm a player up, and return how many messages take about so many seconds of CPU time, or ten times as many on the
     clock where it waits more than it works.
 
     Args:
@@ -205,6 +205,6 @@ def count_for(process: Process, verb: str, seconds: float, *args: Any, first: in
     count = first
     for share in (0.1, 0.4, 1.0):
         cost = process.ask(verb, *args, count)
-        each = max(cost.cpu, cost.wall / 2) / count
+        each = max(cost.cpu, cost.wall / 10) / count
         count = max(first, min(most, int(share * seconds / each)))
     return count
