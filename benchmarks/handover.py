@@ -57,7 +57,7 @@ def run(plan: Plan) -> list[Row]:
         opened = stage.open(players(plan), lambda player: place.url(player.feed))
         for process in opened:
             counts[process.player.name] = count_for(process, "receive", plan.seconds)
-        found = in_turn(opened, plan.rounds, receive, next(plan.deadlines(1)))
+        found = in_turn(opened, plan.rounds, receive)
     rows = compared("handover", "100 B text, used in a worker thread", UNIT, found, SUBJECTS)
     plan.tell(rows)
     return rows

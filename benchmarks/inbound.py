@@ -46,7 +46,7 @@ def one_by_one(player: Player) -> Player:
 
 CASES = (
     Case("100 B text", (*OURS, *PEERS)),
-    Case("100 B text, recv()", (one_by_one(SESSION), one_by_one(BATCH), *FEW)),
+    Case("100 B text, recv()", (one_by_one(SESSION), one_by_one(BATCH), *FEWER)),
     Case("100 B binary", (*OURS, *FEWER), is_text=False),
     Case("1 KiB text", (*OURS, *FEW), size=1024),
     Case("16 KiB text", (*OURS, *FEW), size=LARGE),
@@ -65,7 +65,7 @@ def per_message(cost: Cost, count: int) -> float:
     return 1e6 * cost.cpu / count
 
 
-def run_case(case: Case, plan: Plan, place: Place, stage: Stage, until: float) -> list[Row]:
+def run_case(case: Case, plan: Plan, place: Place, stage: Stage) -> list[Row]:
     """Run one case over a new connection of each player."""
     counts: dict[str, int] = {}
 
@@ -77,7 +77,7 @@ def run_case(case: Case, plan: Plan, place: Place, stage: Stage, until: float) -
     opened = stage.open(players, partial(case.url, place), place.certificate if case.tls else None)
     for process in opened:
         counts[process.player.name] = count_for(process, "receive", plan.seconds)
-    found = in_turn(opened, plan.rounds, receive, until)
+    found = in_turn(opened, plan.rounds, receive)
     return compared("inbound", case.name, UNIT, found, SUBJECTS)
 
 
@@ -87,8 +87,8 @@ def run(plan: Plan) -> list[Row]:
     cases = [*CASES, *(MORE if plan.is_full else ())]
     with server(tls=True) as place, closing(Stage()) as stage:
         cases = [case for case in cases if place.certificate or not case.tls]
-        for case, until in zip(cases, plan.deadlines(len(cases)), strict=True):
-            found = run_case(case, plan, place, stage, until)
+        for case in cases:
+            found = run_case(case, plan, place, stage)
             plan.tell(found)
             rows += found
     return rows

@@ -32,7 +32,7 @@ def found(plan: Plan, place: Place, stage: Stage) -> Iterator[list[Row]]:
     """Measure every round trip, and yield the rows of both percentiles."""
     players = [p for p in plan.among(SESSION, TRANSPORT, *PEERS) if p.name != WITHOUT_ECHO]
     opened = stage.open(players, lambda player: place.url(player.feed, size=SIZE, is_echo=True))
-    count = max(20, int(8000 * plan.seconds))
+    count = max(20, int(10_000 * plan.seconds))
     tails: dict[str, list[float]] = {player.name: [] for player in players}
 
     def echo(process: Process) -> float:
@@ -42,7 +42,7 @@ def found(plan: Plan, place: Place, stage: Stage) -> Iterator[list[Row]]:
 
     for process in opened:
         process.ask("echo", "x" * SIZE, count // 4)
-    medians = in_turn(opened, plan.rounds, echo, next(plan.deadlines(1)))
+    medians = in_turn(opened, plan.rounds, echo)
     yield compared("latency", "echo of 100 B, p50", UNIT, medians, SUBJECTS)
     yield compared("latency", "echo of 100 B, p99", UNIT, tails, SUBJECTS)
 

@@ -33,7 +33,7 @@ CASES = (
 )
 
 
-def run_case(case: Case, plan: Plan, place: Place, stage: Stage, until: float) -> list[Row]:
+def run_case(case: Case, plan: Plan, place: Place, stage: Stage) -> list[Row]:
     """Run one case over a new connection of each player."""
     payload: str | bytes = "x" * case.size if case.is_text else b"x" * case.size
     counts: dict[str, int] = {}
@@ -47,7 +47,7 @@ def run_case(case: Case, plan: Plan, place: Place, stage: Stage, until: float) -
     for process in opened:
         count = count_for(process, "send", plan.seconds, payload)
         counts[process.player.name] = -(-count // TOGETHER) * TOGETHER
-    found = in_turn(opened, plan.rounds, send, until)
+    found = in_turn(opened, plan.rounds, send)
     return compared("outbound", case.name, UNIT, found, SUBJECTS)
 
 
@@ -57,8 +57,8 @@ def run(plan: Plan) -> list[Row]:
     cases = list(CASES)
     with server(tls=True) as place, closing(Stage()) as stage:
         cases = [case for case in cases if place.certificate or not case.tls]
-        for case, until in zip(cases, plan.deadlines(len(cases)), strict=True):
-            found = run_case(case, plan, place, stage, until)
+        for case in cases:
+            found = run_case(case, plan, place, stage)
             plan.tell(found)
             rows += found
     return rows

@@ -4,9 +4,7 @@ What every bench is given: how long, how often, and against whom.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -23,7 +21,6 @@ class Plan:
     Attributes:
         seconds: About how long one measurement of one player takes.
         rounds: Measurements of each player in each case.
-        budget: Seconds that a bench may take about; later rounds are left out where it takes longer.
         is_full: For the docs: more cases, and larger ones.
         peers: Against whom.
         counts: How many connections are idle at once.
@@ -31,20 +28,13 @@ class Plan:
         tell: Called with what was found, case by case.
     """
 
-    seconds: float = 0.04
+    seconds: float = 0.03
     rounds: int = 3
-    budget: float = 16.0
     is_full: bool = False
     peers: Sequence[Player] = PEERS
     counts: Sequence[int] = (1, 100, 1000)
     slowed: float = 0.0
     tell: Callable[[list[Row]], object] = lambda rows: None
-
-    def deadlines(self, count: int) -> Iterator[float]:
-        """Yield until when, on ``time.monotonic()``, each of so many cases is to be done."""
-        start = time.monotonic()
-        for number in range(1, count + 1):
-            yield start + self.budget * number / count
 
     def among(self, *players: Player) -> list[Player]:
         """Return those that take part: ours, and the peers of this run, each slowed where that is asked for."""
@@ -58,6 +48,6 @@ class Plan:
 
 
 QUICK = Plan()
-FULL = Plan(seconds=0.25, rounds=7, budget=math.inf, is_full=True)
+FULL = Plan(seconds=0.25, rounds=7, is_full=True)
 TINY = Plan(seconds=0.002, rounds=2, counts=(1, 3))
 """Shows that a bench works, and nothing about speed."""

@@ -70,7 +70,7 @@ def table(rows: Sequence[Row]) -> str:
         mine = [row for row in rows if row.case == case]
         subjects = list(dict.fromkeys(row.subject for row in mine))
         told = ", ".join(f"{s} {next(row.ours for row in mine if row.subject == s):,.2f}" for s in subjects)
-        lines += ["", f"{mine[0].bench}: {case}, {mine[0].unit}: {told}"]
+        lines += ["", f"{mine[0].bench}: {case}, {mine[0].unit}, median of {len(mine[0].runs)}: {told}"]
         lines.append(f"  {'peer':44} {'its':>10}" + "".join(f"{subject:>12}" for subject in subjects))
         for peer in dict.fromkeys(row.peer for row in mine):
             ratios = {row.subject: row for row in mine if row.peer == peer}

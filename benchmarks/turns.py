@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import math
 import multiprocessing
 import os
 import time
@@ -172,18 +171,10 @@ class Stage:
             process.close()
 
 
-def in_turn(
-    players: Sequence[Process], rounds: int, work: Callable[[Process], float], until: float = math.inf
-) -> dict[str, list[float]]:
-    """
-    Have each do the work once in every round; returns what came out, by the players' names.
-
-    No round begins after ``until`` on ``time.monotonic()``, except the first.
-    """
+def in_turn(players: Sequence[Process], rounds: int, work: Callable[[Process], float]) -> dict[str, list[float]]:
+    """Have each do the work once in every round; returns what came out, by the players' names."""
     found: dict[str, list[float]] = {process.player.name: [] for process in players}
-    for number in range(rounds):
-        if number and time.monotonic() > until:
-            break
+    for _ in range(rounds):
         for process in players:
             found[process.player.name].append(work(process))
     return found
@@ -191,7 +182,7 @@ def in_turn(
 
 def count_for(process: Process, verb: str, seconds: float, *args: Any, first: int = 20, most: int = 200_000) -> int:
     """
-    Warm a player up, and return how many messages take about so many seconds of CPU time, or ten times as many on the
+    Warm a player up, and return how many messages take about so many seconds of CPU time, or six times as many on the
     clock where it waits more than it works.
 
     Args:
@@ -205,6 +196,6 @@ def count_for(process: Process, verb: str, seconds: float, *args: Any, first: in
     count = first
     for share in (0.1, 0.4, 1.0):
         cost = process.ask(verb, *args, count)
-        each = max(cost.cpu, cost.wall / 10) / count
+        each = max(cost.cpu, cost.wall / 6) / count
         count = max(first, min(most, int(share * seconds / each)))
     return count
