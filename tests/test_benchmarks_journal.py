@@ -15,6 +15,8 @@ from benchmarks import journal
 from benchmarks.journal import Case, Row, compare, rate
 from resilient_ws.testing import FakeClock
 
+pytestmark = pytest.mark.cluster  # real runs of some seconds, so this runs on one Python
+
 APPENDS = [f"append, {count} per transaction, sync {sync}" for sync in ("full", "normal") for count in (1, 100)]
 SENDS = [f"send(), {threads}, sync {sync}" for sync in ("full", "normal") for threads in ("1 thread", "8 threads")]
 RECEIVES = ["recv()", "recv_many(100)"]

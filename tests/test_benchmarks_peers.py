@@ -20,6 +20,8 @@ from benchmarks.rows import Row, compared, table
 from benchmarks.serving import server
 from benchmarks.turns import Player, Process, in_turn
 
+pytestmark = pytest.mark.cluster  # every player is a process, so this runs on one Python
+
 #: Libraries that every environment of the tests has.
 FEW = (PLAIN, SKIPPING, ENVELOPE, AIOHTTP)
 SLOW = attrs.evolve(TINY, peers=(SKIPPING, PLAIN), slowed=0.001)
