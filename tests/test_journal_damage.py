@@ -62,6 +62,7 @@ def places(size: int, dice: random.Random) -> Iterator[int]:
         yield from range(size)
         return
     yield from range(100)
+    yield from range(min(PAGE, size) - 270, min(PAGE, size), 3)  # the schema, which SQLite quotes in its errors
     for page in range(0, size, PAGE):
         yield from range(page, page + 16)
         yield from (page + dice.randrange(16, PAGE) for _ in range(24))

@@ -60,8 +60,8 @@ def read(path: str) -> Found:
     try:
         facts, messages = _rows(image, missing)
         found = assemble(facts, messages)
-    except sqlite3.Error as error:
-        missing.append(f"SQLite says: {error}")
+    except (sqlite3.Error, UnicodeError) as error:  # it quotes the file in its texts, which then may be no text
+        missing.append(f"SQLite says: {'malformed schema' if isinstance(error, UnicodeError) else error}")
         found = Found(Contents(), [], [])
     _judge_damage(found, file, log, image, missing)
     if missing or found.missing:
@@ -116,6 +116,7 @@ def _pages_of(file: bytearray) -> int:
 
 def _rows(image: Image, missing: list[str]) -> tuple[list[Row], list[Row]]:
     with _opened(image.data) as connection:
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
         schema = dict(connection.execute("SELECT name, sql FROM sqlite_schema"))
         if schema != SCHEMA:
             missing.append("the tables are not those of a journal")
