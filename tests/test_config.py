@@ -60,3 +60,11 @@ def test_capabilities_have_no_default() -> None:
     """A dialect says every capability itself."""
     with pytest.raises(TypeError):
         config.Capabilities(positions=True)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("bad", ["", "a\0b", 7, b"device.db"])
+def test_path_of_a_journal(bad: object) -> None:
+    """What is no path is refused when the group is made, not when the file is opened."""
+    with pytest.raises(ValueError, match=r"Outbox\(journal=.*must be the path of a file, or None"):
+        config.Outbox(journal=bad)  # type: ignore[arg-type]
+    assert config.Outbox(journal="device.db").journal == "device.db"
