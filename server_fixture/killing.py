@@ -36,6 +36,8 @@ NODES_EVERY = 2.0
 """Seconds between two kills of nodes, on average."""
 FEED_RATE = 60.0
 """Messages a second of the feed that the devices consume."""
+TTL = 600.0
+"""Seconds that a session outlives its device: one that has had all its kills waits for the other one."""
 RETENTION = 1_000_000
 """Messages that a stream keeps; a run that is longer than that would find a gap."""
 PEACE = 90.0
@@ -218,7 +220,7 @@ def run_kills(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | Non
         ChildFailed: A node or the store ended by itself, or a device did not start.
     """
     started_at = time.monotonic()
-    with Cluster(options.nodes, flags={"retention": RETENTION}) as cluster:
+    with Cluster(options.nodes, ttl=TTL, flags={"retention": RETENTION}) as cluster:
         nemesis = Nemesis(cluster, _ignore, options.seed, NODES_EVERY)
         share = len(_MODES)
         owners = [Owner(options, cluster, mode, (options.kills + at) // share) for at, mode in enumerate(_MODES)]
