@@ -10,6 +10,8 @@ many small fragments with ``bytes +=``, as that library does, takes time that gr
 
 from __future__ import annotations
 
+from collections import deque
+
 import attrs
 
 from resilient_ws.deflating import BadMessage, Inflater
@@ -19,6 +21,9 @@ Message = str | bytes
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 _FIN_TEXT, _FIN_BINARY = 0x80 | TEXT, 0x80 | BINARY
 _COMPRESSED = 0x40
+
+#: So many pings are answered each; of a flood the newest (RFC 6455 section 5.5.3).
+MAX_PINGS = 16
 
 #: Codes below 3000 that RFC 6455 and its registry allow in a close frame.
 _REGISTERED_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
@@ -67,7 +72,7 @@ class Decoder:
     Attributes:
         max_message: Largest message in bytes; one frame and the sum of fragments are both held to it.
         inflater: Where permessage-deflate was agreed; what is inflated is held to max_message too.
-        ping: Payload of the newest ping since somebody set this to None.
+        pings: Payloads of the newest pings since somebody cleared this, in order, at most MAX_PINGS.
         pong: Payload of the newest pong since somebody set this to None.
         closed: Code and reason of the close frame; everything behind it is ignored.
         failure: Close code and text of the first broken rule; everything behind it is ignored.
@@ -75,7 +80,7 @@ class Decoder:
 
     max_message: int
     inflater: Inflater | None = None
-    ping: bytes | None = None
+    pings: deque[bytes] = attrs.field(factory=lambda: deque(maxlen=MAX_PINGS))
     pong: bytes | None = None
     closed: tuple[int, str] | None = None
     failure: tuple[int, str] | None = None
@@ -96,7 +101,7 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[Message]:
         """
-        Take what one read gave; look at ``failure``, ``closed``, ``ping`` and ``pong`` afterwards.
+        Take what one read gave; look at ``failure``, ``closed``, ``pings`` and ``pong`` afterwards.
 
         Returns:
             The messages that are whole now, in order.
@@ -214,7 +219,7 @@ class Decoder:
     def _take(self, first: int, payload: bytes, messages: list[Message]) -> None:
         opcode = first & 0x0F
         if opcode == PING:
-            self.ping = payload
+            self.pings.append(payload)
         elif opcode == PONG:
             self.pong = payload
         elif opcode == CLOSE:

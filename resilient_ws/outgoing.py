@@ -14,7 +14,7 @@ _PIECE = 64 << 10
 
 class Outgoing:
     """
-    Whole frames on their way out: one piece in hand, urgent ones (the newest ping and pong), the rest in order.
+    Whole frames on their way out: one piece in hand, urgent ones (the newest ping and pongs), the rest in order.
 
     A piece that was offered once stays the same object until it is out, as TLS demands.
     """
@@ -24,7 +24,7 @@ class Outgoing:
     def __init__(self) -> None:
         self.size = 0
         self._piece = memoryview(b"")
-        self._urgent: dict[int, bytes] = {}
+        self._urgent: dict[int, deque[bytes]] = {}
         self._queue: deque[bytes] = deque()
 
     def extend(self, frames: list[bytes]) -> None:
@@ -33,13 +33,16 @@ class Outgoing:
         # A large batch stays in its frames, so that a ping or pong need not wait for all of it.
         self._queue.extend([b"".join(frames)] if 0 < size <= _PIECE else frames)
 
-    def urgent(self, opcode: int, frame: bytes) -> None:
-        self.size += len(frame) - len(self._urgent.get(opcode, b""))
-        self._urgent[opcode] = frame
+    def urgent(self, opcode: int, frame: bytes, most: int = 1) -> None:
+        waiting = self._urgent.setdefault(opcode, deque())
+        waiting.append(frame)
+        self.size += len(frame)
+        if len(waiting) > most:
+            self.size -= len(waiting.popleft())
 
     def piece(self) -> memoryview:
         if not self._piece:
-            chunks = list(self._urgent.values())
+            chunks = [frame for waiting in self._urgent.values() for frame in waiting]
             self._urgent.clear()
             total = sum(map(len, chunks))
             while self._queue and (not total or total + len(self._queue[0]) <= _PIECE):

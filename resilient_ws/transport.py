@@ -22,7 +22,7 @@ from resilient_ws.connecting import Deadline
 from resilient_ws.deflating import Deflater, Inflater
 from resilient_ws.dialling import DialOptions, Endpoint, check_url
 from resilient_ws.exceptions import ConnectionLost, HandshakeRejected, NoEndpoint
-from resilient_ws.framing import BINARY, CLOSE, PING, PONG, TEXT, Decoder, is_close_code
+from resilient_ws.framing import BINARY, CLOSE, MAX_PINGS, PING, PONG, TEXT, Decoder, is_close_code
 from resilient_ws.heads import Headers, classify_status
 from resilient_ws.layering import LayeredTLS, pending, shut
 from resilient_ws.outgoing import Outgoing
@@ -170,7 +170,7 @@ class Transport:
         messages = decoder.feed(data)
         if not data:
             self._lost = self._ended(self._write_error or "the server closed the TCP connection without a close frame")
-        elif decoder.ping is not None or decoder.pong is not None or decoder.is_over:
+        elif decoder.pings or decoder.pong is not None or decoder.is_over:
             self._answer(decoder)
         if self._lost is not None and not messages:
             raise self._lost
@@ -207,9 +207,10 @@ class Transport:
         if decoder.pong is not None:
             self.last_pong, decoder.pong = decoder.pong, None
         with self._lock:
-            if decoder.ping is not None and self._sent_close is None:
-                self._out.urgent(PONG, _frame(decoder.ping, PONG))
-            decoder.ping = None
+            if self._sent_close is None:
+                for payload in decoder.pings:
+                    self._out.urgent(PONG, _frame(payload, PONG), MAX_PINGS)
+            decoder.pings.clear()
             if decoder.failure is not None:
                 self._queue_close(*decoder.failure)
             elif decoder.closed is not None:

@@ -69,7 +69,8 @@ class Reading:
 
     Attributes:
         messages: In order.
-        ping, pong: The newest ones.
+        pings: Their payloads, in order.
+        pong: The newest one.
         closed: Code and reason of the close frame.
         codes: Where a rule was broken, what the close frame of the answer may say.
         is_partial: The bytes end in the middle of a frame or of a fragmented message.
@@ -78,7 +79,7 @@ class Reading:
     limit: int
     context: Context | None
     messages: list[str | bytes] = attrs.field(factory=list)
-    ping: bytes | None = None
+    pings: list[bytes] = attrs.field(factory=list)
     pong: bytes | None = None
     closed: tuple[int, str] | None = None
     codes: frozenset[int] = frozenset()
@@ -143,7 +144,7 @@ class Reading:
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:
-            self.ping = payload
+            self.pings.append(payload)
         elif opcode == PONG:
             self.pong = payload
         elif not payload:

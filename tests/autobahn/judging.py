@@ -9,7 +9,9 @@ from typing import Any
 import attrs
 
 PASSED = frozenset({"OK", "NON-STRICT", "INFORMATIONAL"})
+_AT_ONCE = "what comes with a broken rule is received, not echoed: our close frame goes out first and nothing may follow"
 REASONS = {
+    **dict.fromkeys(["3.2", "3.3", "4.1.3", "4.1.4", "4.2.3", "4.2.4", "5.15"], _AT_ONCE),
     "6.4": "text is checked when its message is whole, not at each fragment; it is refused all the same (1007)",
 }
 """Why cases are not strict, by the start of their ids; one without a reason counts as failed."""
