@@ -30,7 +30,7 @@ def _rerun(seed: int, mix: str) -> str:
 @pytest.mark.parametrize("mix", sorted(MIXES))
 def test_schedules_of_every_mix_hold(mix: str) -> None:
     """Whatever kind of fault is injected, nothing is lost, repeated, reordered or left undone in silence."""
-    for seed in [*range(2), *range(FRESH, FRESH + 3)]:
+    for seed in [0, *range(FRESH, FRESH + 2)]:
         result = run_seed(seed, mix)
         assert not result.violations, f"{result.violations} {_rerun(seed, mix)}"
 
