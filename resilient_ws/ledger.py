@@ -76,6 +76,14 @@ class Ledger:
         records[key] = record
         if isinstance(record, Welcomed):
             self.is_due = True
+        elif isinstance(record, Forgotten):
+            self._disown(record.stream)
+
+    def _disown(self, stream: str) -> None:
+        """A position from before the stream was asked for anew becomes safe for nobody."""
+        for group in (*self._taken, *self._written):
+            if isinstance(group.records.get(stream), Handled):
+                del group.records[stream]
 
     def _key(self, record: Record) -> Any:
         if isinstance(record, (Handled, Forgotten)):

@@ -132,3 +132,19 @@ def test_what_found_no_room_is_refused_or_tried_again() -> None:
     assert (found.is_due, found.due_at) == (False, 10.0 + RETRY_DELAY)
     assert not found.filling.is_refused
     assert found.take() == [Settled(*KEY, 1), handled(2)]
+
+
+def test_a_position_from_before_a_stream_was_asked_for_anew_becomes_safe_for_nobody() -> None:
+    """Whether it is being written or only not safe yet; that the stream was given up is told all the same."""
+    found = ledger(handled(1))
+    written = found.filling
+    found.take()
+    list(found.written(durable=False))
+    found.add(handled(2))
+    taken = found.filling
+    found.take()
+    found.add(Forgotten("s"))
+    assert (written.records, taken.records) == ({}, {})
+    assert found.take() == [Forgotten("s")]
+    found.add(Forgotten("s"))
+    assert found.take() == [Forgotten("s"), Forgotten("s")]

@@ -10,7 +10,7 @@ from resilient_ws.conversation import Conversation
 from resilient_ws.inbox import Arrivals
 from resilient_ws.ledger import Ledger
 from resilient_ws.outbox import Unacked
-from resilient_ws.records import Forgotten, Handled, RestoredLane, Void, Welcomed, Withdrawn
+from resilient_ws.records import Forgotten, RestoredLane, Void, Welcomed, Withdrawn
 from resilient_ws.sizes import size_of
 from resilient_ws.subscription import Subscription
 from tests.simulation.mutants.mutant import Mutant, replaced, together
@@ -86,17 +86,6 @@ def _told_before_disk(original: Any) -> Any:
         subscription.told = subscription.acked
 
     return note
-
-
-def _kept_unchecked(original: Any) -> Any:
-    """A position that becomes safe late is told, although the stream was asked for anew meanwhile."""
-
-    def kept(self: Arrivals, handled: Handled) -> None:
-        subscription = self.subscriptions.get(handled.stream)
-        if subscription is not None:
-            subscription.told = handled.position
-
-    return kept
 
 
 def _released_by_any_token(original: Any) -> Any:
@@ -190,7 +179,6 @@ MUTANTS = {
     "sent_before_disk": Mutant("16", "journal", replaced(Unacked, "accept", _sent_before_disk)),
     "taken_is_handled": Mutant("9, 16", "journal", replaced(Subscription, "taken", _taken_is_handled)),
     "told_before_disk": Mutant("16", "acks", replaced(Arrivals, "_note", _told_before_disk)),
-    "kept_unchecked": Mutant("16", "rewind", replaced(Arrivals, "kept", _kept_unchecked)),
     "released_by_any_token": Mutant("16", "slow_disk", replaced(journalling, "keep_place", _released_by_any_token)),
     "refused_stays": Mutant("16", "full", replaced(Unacked, "refuse", _refused_stays)),
     "rewind_not_written": Mutant("16", "rewind", replaced(Ledger, "add", _rewind_not_written)),
