@@ -167,6 +167,9 @@ class Device:
 
     def _consume(self, client: resilient_ws.Client) -> None:
         orders = self.orders
+        known = client.position(orders.feed)
+        if orders.until is not None and known is not None and known.offset >= orders.until:
+            return  # an earlier life had the last message, and was killed when it waited for another one
         end_at = float("inf") if orders.close_after is None else time.monotonic() + orders.close_after
         while time.monotonic() < end_at:
             try:
