@@ -40,6 +40,8 @@ TTL = 600.0
 """Seconds that a session outlives its device: one that has had all its kills waits for the other one."""
 RETENTION = 1_000_000
 """Messages that a stream keeps; a run that is longer than that would find a gap."""
+REST = 20
+"""Messages of the feed that come when all kills are done: the last life of a device has something to wait for."""
 PEACE = 90.0
 """Seconds that the last life of a device gets."""
 MOST_REASONS = 12
@@ -172,12 +174,17 @@ class Feed:
     last: int = 0
 
     def run(self) -> None:
-        """Publish at a steady pace until told to stop; returns when all is committed."""
+        """Publish at a steady pace until told to stop, and a few more; returns when all is committed."""
         with self.connect() as client:
             while not self.stopping.wait(1.0 / FEED_RATE):
-                client.send(lives.payload_of(self.last + 1), FEED)
-                self.last += 1
+                self._publish(client)
+            for _ in range(REST):
+                self._publish(client)
             client.flush(PEACE)
+
+    def _publish(self, client: resilient_ws.Client) -> None:
+        client.send(lives.payload_of(self.last + 1), FEED)
+        self.last += 1
 
     def connect(self, **settings: Any) -> resilient_ws.Client:
         """Open a Client without a journal."""
