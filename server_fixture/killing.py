@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any, Literal
 
@@ -279,14 +279,12 @@ def _follow(
         kills, quota = sum(owner.kills for owner in owners), sum(owner.quota for owner in owners)
         show(
             f"{time.monotonic() - started_at:6.1f} s  kills {kills}/{quota}  node kills {len(nemesis.kills)}  "
-            f"sent {_sent(owners)}  consumed {max(max(life.got, default=0) for life in _all(owners))}"
+            f"sent {_sent(owners)}  consumed {max((max(life.got, default=0) for life in _all(owners)), default=0)}"
         )
 
 
-def _all(owners: Sequence[Owner]) -> Iterator[Life]:
-    yield Life(0, "auto", "killed")
-    for owner in owners:
-        yield from list(owner.lives)
+def _all(owners: Sequence[Owner]) -> list[Life]:
+    return [life for owner in owners for life in list(owner.lives)]
 
 
 def _sent(owners: Sequence[Owner]) -> int:
@@ -339,7 +337,7 @@ def conclude(
 def _report(
     options: Options, owners: Sequence[Owner], stored: dict[str, list[int | None]], node_kills: int, seconds: float
 ) -> dict[str, Any]:
-    every = [life for owner in owners for life in owner.lives]
+    every = _all(owners)
     lanes = [(owner, lane) for owner in owners for lane in owner.lanes]
     return {
         "seed": options.seed,
