@@ -92,11 +92,13 @@ class Subscription:
         return prev is not None and prev < self.offset and self.held.crc is not None
 
     def begin(self, answer: StreamAnswer) -> None:
-        """Take the position that a first answer resolved ``start`` to."""
+        """Take the position that a first answer resolved ``start`` to; a gap in it is passed when the user has it."""
+        begun = Position(answer.epoch, answer.first - 1)
+        where = self.start if answer.gap is not None and isinstance(self.start, Position) else begun
+        self.passed = self.acked = self.told = where
         self.start = None
-        self.move(answer.epoch, answer.first - 1, answer.crc)
-        self.passed = self.acked = self.told = Position(answer.epoch, answer.first - 1)
-        self._last_handed = (self.acked, answer.crc)
+        self.move(begun.epoch, begun.offset, answer.crc)
+        self._last_handed = (begun, answer.crc)
         self.duplicates_to = 0
 
     def restore(self, kept: Handled) -> None:

@@ -321,6 +321,21 @@ def test_a_gap_that_was_passed_has_no_crc() -> None:
     assert kept(rig, Handled)[-1] == Handled("s", f.Position("e1", 110), None)
 
 
+@pytest.mark.parametrize("epoch", ["e1", "e0"])
+def test_a_gap_in_a_first_answer_is_passed_when_the_user_has_it(epoch: str) -> None:
+    """A crash before that must not lose its report: the journal stays in front of it, whatever the epoch was."""
+    rig = Rig.new(restored=Restored(), subscribe={"s": f.Position(epoch, 50)})
+    asked = rig.made().streams[0]
+    missing = gap(51, 100, stream="s", next=101)
+    rig.welcome(streams=(answer(asked, epoch="e1", first=101, live=101, gap=missing),))
+    rig.say(one(101, "a"))
+    assert kept(rig, Handled) == [Handled("s", f.Position(epoch, 50), None)]
+    assert rig.session.position("s") == f.Position(epoch, 50)
+    assert isinstance(rig.take(1)[0], Gap)
+    assert kept(rig, Handled)[-1].position == f.Position("e1", 100)
+    assert rig.take(1) == [("s", 101)]
+
+
 def test_the_server_is_told_what_is_durable() -> None:
     """An ack may make it forget what a restart would ask for again."""
     rig = journalled(slow=True, subscribe=["s"])

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 from resilient_ws import frames, hearing, journalling
 from resilient_ws.conversation import Conversation
+from resilient_ws.frames import Position
 from resilient_ws.inbox import Arrivals
 from resilient_ws.ledger import Ledger
 from resilient_ws.outbox import Unacked
@@ -99,6 +100,16 @@ def _released_by_any_token(original: Any) -> Any:
     return keep_place
 
 
+def _start_gap_passed(original: Any) -> Any:
+    """A gap in the first answer counts as passed before the user has it."""
+
+    def begin(self: Subscription, answer: frames.StreamAnswer) -> None:
+        original(self, answer)
+        self.passed = self.acked = self.told = Position(answer.epoch, answer.first - 1)
+
+    return begin
+
+
 def _refused_stays(original: Any) -> Any:
     """What the journal had no room for keeps its number, and goes out with what follows."""
     return lambda self, accepted: None
@@ -180,6 +191,7 @@ MUTANTS = {
     "taken_is_handled": Mutant("9, 16", "journal", replaced(Subscription, "taken", _taken_is_handled)),
     "told_before_disk": Mutant("16", "acks", replaced(Arrivals, "_note", _told_before_disk)),
     "released_by_any_token": Mutant("16", "slow_disk", replaced(journalling, "keep_place", _released_by_any_token)),
+    "start_gap_passed": Mutant("16", "rewind", replaced(Subscription, "begin", _start_gap_passed)),
     "refused_stays": Mutant("16", "full", replaced(Unacked, "refuse", _refused_stays)),
     "rewind_not_written": Mutant("16", "rewind", replaced(Ledger, "add", _rewind_not_written)),
     "drop_not_written": Mutant("16", "drops", replaced(Ledger, "add", _drop_not_written)),
