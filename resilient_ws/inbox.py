@@ -112,7 +112,7 @@ class Arrivals:
 
     def unsubscribe(self, stream: str) -> None:
         """Forget a stream and what waits of it."""
-        gone = self.subscriptions.pop(stream, None) or self.known.pop(stream, None)
+        gone = self.subscriptions.pop(stream, None) or self.known.pop(stream, None) or self.refused.get(stream)
         if gone is not None and self._ledger is not None:
             self._ledger.add(Forgotten(stream))
         kept: deque[Run | Exception] = deque()
@@ -333,13 +333,10 @@ class Arrivals:
             self._ledger.add(news)
 
     def kept(self, handled: Handled) -> None:
-        """The journal has this position for good."""
+        """The journal has this position for good; one from before the stream was asked for anew never comes here."""
         subscription = self.subscriptions.get(handled.stream)
-        position = handled.position
-        if subscription is None or position.epoch != subscription.acked.epoch:
-            return
-        if position.offset <= subscription.acked.offset:  # else it is one from before the stream was asked for anew
-            subscription.told = position
+        if subscription is not None:  # else it was refused meanwhile
+            subscription.told = handled.position
 
     def acks(self) -> Iterator[AckedMark]:
         """Yield where each active stream is acked to."""

@@ -175,28 +175,41 @@ class Receivers:
         receiver = self.mine()
         receiver.in_hand = []
         self._keep_place()
+        raw = receiver.in_hand if self.arguments.decoder is None else []
         try:
-            self._collect(receiver, owner, limit, self.driver.deadline(timeout))
+            self._collect(receiver, raw, owner, limit, self.driver.deadline(timeout))
+            return receiver.in_hand.copy()
         except Exception:
             if not receiver.in_hand:
                 raise
-            # It was put back, and is raised by the next call.
+            return receiver.in_hand.copy()  # it was put back, and is raised by the next call
         except BaseException:  # an interrupt: the user never gets these
-            with self._lock:
-                receiver.ahead.extendleft(reversed(receiver.in_hand))
-                receiver.in_hand = []
+            self._put_all_back(receiver, raw)
             raise
-        return receiver.in_hand.copy()
 
-    def _collect(self, receiver: Receiver, owner: Giver, limit: int, deadline: float | None) -> None:
-        """Put messages into the receiver's hands: what is there, and at least one."""
+    def _collect(
+        self, receiver: Receiver, raw: list[Message], owner: Giver, limit: int, deadline: float | None
+    ) -> None:
+        """Put messages into the receiver's hands: what is there, and at least one; ``raw``: before their decoding."""
         found, ahead = receiver.in_hand, receiver.ahead
         while not found or (len(found) < limit and ahead and isinstance(ahead[0], Message)):
             count = len(found)
             if self._is_plain:
                 self._give_plainly(receiver, limit)
             if len(found) == count and self._next(receiver, owner, limit, deadline) is not None:
+                if raw is not found:
+                    raw.append(cast(Message, receiver.giving))
                 receiver.giving = None
+
+    def _put_all_back(self, receiver: Receiver, raw: list[Message]) -> None:
+        """Have everything given again that an interrupted call had gathered, and what it was about to give."""
+        back: list[Item] = list(raw)
+        with self._lock:
+            giving, ahead = receiver.giving, receiver.ahead
+            if giving is not None and giving not in back and not (ahead and ahead[0] is giving):
+                back.append(giving)
+            ahead.extendleft(reversed(back))
+            receiver.in_hand, receiver.giving = [], None
 
     def _give_plainly(self, receiver: Receiver, limit: int) -> None:
         """Give what was taken ahead, up to the first marker; nothing is done twice."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
+import linecache
 import logging
 import os
 import signal
@@ -22,7 +24,7 @@ import pytest
 import tenacity
 
 import resilient_ws
-from resilient_ws import events
+from resilient_ws import events, receiving
 from resilient_ws.client import Client
 from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.dialects.native import Native
@@ -41,7 +43,6 @@ from resilient_ws.exceptions import (
     Undelivered,
 )
 from resilient_ws.frames import Ack, AckedMark, Batch, Bye, GapFrame, Hello, Ping, Pong, Position, Reject, SeqMark
-from resilient_ws.receiving import Receivers
 from resilient_ws.testing import Peer, ScriptedDialer
 
 SOON = 5.0
@@ -1730,24 +1731,48 @@ def test_X3_is_a_real_signal() -> None:
         interrupt()
 
 
-def test_an_interrupt_of_recv_many_loses_nothing(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the call had gathered was never given to anybody: the next call gives it, and it is not acked before."""
-    client, peer = opened()
-    peer.send(data(1, *(f"m{i}" for i in range(1, 6))))
-    assert client.recv(SOON).data == "m1"
-    gather = Receivers._give_plainly
+@pytest.mark.parametrize("decoder", [None, lambda text: f"<{text}>"])
+def test_an_interrupt_of_recv_many_loses_nothing(opened: Any, decoder: Any) -> None:
+    """Before whichever line Ctrl-C comes: what the call had gathered is given by the next, in order, decoded once."""
+    expected = [f"<m{i}>" if decoder else f"m{i}" for i in range(2, 6)]
+    for line in range(1, 200):
+        client, peer = opened(decoder=decoder)
+        client._receivers._limit = 64  # so that all of them are taken ahead by the first call
+        peer.send(data(1, *(f"m{i}" for i in range(1, 6))))
+        client.recv(SOON)
+        first = interrupted_before(line, lambda client=client: client.recv_many(3, SOON))  # type: ignore[misc]
+        assert client.position("s").offset in (0, 1), "what nobody is done with is not acked"
+        found = [message.data for message in first or ()]
+        while len(found) < len(expected):
+            found += [message.data for message in client.recv_many(10, SOON)]
+        assert found == expected, f"interrupted before line event {line}"
+        peer.cut()
+        client.close()
+        if first is not None:
+            assert line > 20, "nothing was interrupted"
+            return
 
-    def interrupted(self: Receivers, receiver: Any, limit: int) -> None:
-        gather(self, receiver, 2)
-        if receiver.in_hand:
+
+def interrupted_before(event: int, call: Callable[[], Any]) -> Any:
+    """Call with a Ctrl-C before the so-manieth line of ``receiving.py``; None where it came.
+
+    Not between the end of a ``with`` and its exit, where Python delivers no signal.
+    """
+    seen = itertools.count(1)
+
+    def trace(frame: Any, kind: str, argument: object) -> Any:
+        if frame.f_code.co_filename != receiving.__file__ or frame.f_code.co_name == "_put_all_back":
+            return None
+        within = linecache.getline(receiving.__file__, frame.f_lineno).lstrip()
+        if kind == "line" and not within.startswith("with ") and next(seen) == event:
             raise KeyboardInterrupt
+        return trace
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Receivers, "_give_plainly", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            client.recv_many(10, SOON)
-    assert client.position("s").offset == 1
-    found: list[str] = []
-    while len(found) < 4:
-        found += [message.data for message in client.recv_many(10, SOON)]
-    assert found == ["m2", "m3", "m4", "m5"]
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return call()
+    except KeyboardInterrupt:
+        return None
+    finally:
+        sys.settrace(before)

@@ -376,6 +376,49 @@ def test_a_position_from_before_a_stream_was_asked_for_anew_is_not_told() -> Non
     assert [mark.offset for ack in rig.all(f.Ack) for mark in ack.acked] == []
 
 
+def test_a_position_ahead_of_where_the_user_begins_anew_is_not_told() -> None:
+    """What was written says 101, the user went back to 50: the server is told no more than 50."""
+    rig = journalled(slow=True, subscribe=["s"])
+    rig.persist()
+    rig.say(one(101, "a"))
+    rig.take(1)
+    rig.take(1)
+    rig.session.to_persist()
+    rig.session.subscribe("s", f.Position("e1", 50), rig.now)
+    rig.session.persisted(rig.now, durable=True)
+    rig.pump()
+    asked = rig.all(f.Subscribe)[-1]
+    rig.say(f.Subscribed(answer=answer(f.HelloStream(stream="s", id=asked.id, held=f.Held("e1", 50, None)))))
+    rig.persist()
+    rig.tick(0.2)
+    assert [mark.offset for ack in rig.all(f.Ack) for mark in ack.acked if mark.offset > 50] == []
+
+
+def test_a_position_of_a_stream_that_was_refused_meanwhile_is_told_to_nobody() -> None:
+    """Nor is it when the stream is asked for once more, further back: that forgets what was written."""
+    rig = journalled(slow=True, subscribe=["s"])
+    rig.persist()
+    rig.say(one(101, "a"))
+    rig.take(1)
+    rig.take(1)
+    rig.session.to_persist()
+    rig.lose()
+    asked = rig.redial().streams[0]
+    refusal = f.Error(code="forbidden")
+    rig.welcome(streams=(f.StreamAnswer(stream="s", id=asked.id, error=refusal),))
+    rig.session.persisted(rig.now, durable=True)
+    assert kept(rig, Forgotten) == []
+    rig.session.subscribe("s", f.Position("e1", 50), rig.now)
+    rig.persist()
+    rig.pump()
+    assert kept(rig, Forgotten) == [Forgotten("s")]
+    asked = rig.all(f.Subscribe)[-1]
+    rig.say(f.Subscribed(answer=answer(f.HelloStream(stream="s", id=asked.id, start=asked.start))))
+    rig.persist()
+    rig.tick(0.2)
+    assert [mark.offset for ack in rig.all(f.Ack) for mark in ack.acked if mark.offset > 50] == []
+
+
 def test_a_stream_that_is_given_up_is_forgotten() -> None:
     """The next Client asks for it as for any other."""
     rig = journalled(subscribe=["s"])
