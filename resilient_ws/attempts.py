@@ -1,8 +1,8 @@
 """
-Short daemon threads for work that blocks: dials, and the lookups that go before them.
+Short daemon threads for work that blocks: dials, with the lookups that go before them, and the writing of journals.
 
-At most so many run at once in a process, the rest wait in line; a thread that is done takes the next in line and ends
-when there is none. What the work is, is not known here.
+Of each kind at most so many run at once in a process, the rest wait in line; a thread that is done takes the next in
+line and ends when there is none. The kinds never wait for each other: a token is written while every dial hangs.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Literal
 
 from resilient_ws import process
 
 AT_ONCE = 32
+Kind = Literal["dial", "journal"]
 
 _log = logging.getLogger("resilient_ws.attempts")
 
 
 class Attempts:
-    """The threads of one process. ``start`` never blocks."""
+    """The threads of one kind and process. ``start`` never blocks."""
 
-    def __init__(self, at_once: int = AT_ONCE) -> None:
+    def __init__(self, kind: Kind = "dial", at_once: int = AT_ONCE) -> None:
+        self._name = f"resilient_ws-{kind}"
         self._at_once = at_once
         self._lock = threading.Lock()
         self._waiting: deque[Callable[[], None]] = deque()
@@ -46,7 +49,7 @@ class Attempts:
                 return
             self._running += 1
         try:
-            threading.Thread(target=self._run, args=(work,), name="resilient_ws-dial", daemon=True).start()
+            threading.Thread(target=self._run, args=(work,), name=self._name, daemon=True).start()
         except BaseException:
             with self._lock:
                 self._running -= 1
@@ -63,24 +66,28 @@ class Attempts:
                 self._running -= work is None
 
 
-_attempts = Attempts()
+def _of_each_kind() -> dict[Kind, Attempts]:
+    return {"dial": Attempts("dial"), "journal": Attempts("journal")}
 
 
-def start(work: Callable[[], None]) -> None:
+_attempts = _of_each_kind()
+
+
+def start(work: Callable[[], None], kind: Kind = "dial") -> None:
     """
-    Have ``work()`` done by the process's :class:`Attempts`.
+    Have ``work()`` done by the process's :class:`Attempts` of that kind.
 
     Raises:
         RuntimeError: The system has no thread for us, or the interpreter is ending.
     """
     if process.is_ending():
-        raise RuntimeError("the interpreter is ending: no new connection is made")
-    _attempts.start(work)
+        raise RuntimeError("the interpreter is ending: no thread is started")
+    _attempts[kind].start(work)
 
 
 def _in_child() -> None:
     global _attempts
-    _attempts = Attempts()
+    _attempts = _of_each_kind()
 
 
 process.in_child(_in_child)

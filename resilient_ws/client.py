@@ -229,7 +229,7 @@ class Client:
         Receive a stream; returns when the server has answered, or the journal knows where it was (no Position given).
 
         Raises:
-            TimeoutError: No answer yet; the subscription is asked for until :meth:`unsubscribe`.
+            TimeoutError: No answer yet; the subscription is asked for until :meth:`unsubscribe`. JournalFull: likewise.
             ResilientWSError: The server refused it.
         """
         check_stream_name(stream)
@@ -378,8 +378,7 @@ class Client:
         self._follow()
 
     def _outcome(self, receipt: Receipt) -> Exception | bool:
-        with self._performer.step():
-            return self._session.outcome(receipt.producer, receipt.stream, receipt.seq)
+        return self._sender.outcome(receipt)
 
     def _wait(self, receipt: Receipt, timeout: float | None) -> None:
         self._sender.wait_for(receipt, timeout)

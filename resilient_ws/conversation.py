@@ -114,7 +114,7 @@ class Conversation:
         self.connections: dict[int, Connection] = {}
         self.primary: Connection | None = None
         self.numbers = self.attempts = self.echo = 0
-        self.identity: Identity | None
+        self.identity: Identity | None = None if restored is None else restored.identity
         self.advice: frames.KeepaliveAdvice | None = None
         self.dial_at: float | None = None
         self.hedge_at: float | None = None
@@ -129,7 +129,6 @@ class Conversation:
         self.now = now
         for lane in () if restored is None else restored.lanes:
             self.outbox.restore(lane)
-        self.identity = None if restored is None else restored.identity
 
     def begin(self, subscribe: Mapping[str, Start], positions: Mapping[str, Handled]) -> None:
         """Note the subscriptions that the first hello asks for; a journal's positions go before what names no place."""

@@ -63,6 +63,9 @@ class Message:
         Say that this message and everything before it in its stream is handled.
 
         It is not delivered again after a restart. Cheap: the ack travels with others. A second call does nothing.
+
+        Raises:
+            JournalFull, JournalFailed: With a journal: it is not written there; full: it is tried again every second.
         """
         self._owner._ack(self)
 

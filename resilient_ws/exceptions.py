@@ -304,7 +304,7 @@ class SlowConsumer(DeliveryError):
 
 
 class JournalError(ResilientWSError):
-    """Abstract: the journal cannot be used."""
+    """The journal cannot be used; this class itself: it is closed, or the parent process has it."""
 
 
 class JournalLocked(JournalError):

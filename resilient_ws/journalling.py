@@ -11,6 +11,7 @@ from resilient_ws.conversation import Conversation
 from resilient_ws.hearing import withdraw_larger
 from resilient_ws.ledger import Group
 from resilient_ws.records import Accepted, Handled, Welcomed
+from resilient_ws.sizes import size_of
 
 
 def written_down(core: Conversation, now: float, *, durable: bool) -> None:
@@ -22,8 +23,6 @@ def written_down(core: Conversation, now: float, *, durable: bool) -> None:
             keep_messages(core, group)
         if group.is_durable:
             keep_place(core, group)
-    if core.max_message < core.settings.wire.max_message:
-        withdraw_larger(core)
     core.gathering.hurry()
     core.after_taking(now)
 
@@ -33,6 +32,8 @@ def keep_messages(core: Conversation, group: Group) -> None:
     for record in list(group.records.values()):
         if isinstance(record, Accepted):
             core.outbox.keep(record)
+            if any(size_of(payload) > core.max_message for payload in record.payloads):
+                withdraw_larger(core)  # the server's limit came while they were being written
             del group.records[record.producer, record.stream]
 
 

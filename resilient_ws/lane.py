@@ -7,6 +7,7 @@ Which lane may be written when, and what they hold together, is ``outbox.py``'s.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import takewhile
 
 import attrs
@@ -37,7 +38,6 @@ class Lane:
         written: The highest seq that was ever given to a connection.
         acked: The highest seq that a server acked.
         dropped, given_up: Up to here the drop policy has looked at what was not written, and at what was.
-        measured: (limit, seq): no message up to that seq is larger; each write of a journal asks, so it is remembered.
         is_restored: A journal kept it from an earlier life, and may be an older copy than what the server knows.
         failures: Why messages of it failed.
     """
@@ -51,7 +51,6 @@ class Lane:
     acked: int = 0
     dropped: int = 0
     given_up: int = 0
-    measured: tuple[int, int] = (0, 0)
     is_restored: bool = False
     _marks: deque[Mark] = attrs.field(factory=deque)
     _births: deque[tuple[int, float]] = attrs.field(factory=deque)
@@ -83,6 +82,12 @@ class Lane:
         del self._items[self._head + first - self.first :]
         self.next = first
         return len(gone), sum(size_of(item) for item in gone if not isinstance(item, Void))
+
+    def remember(self, marks: Sequence[Mark], births: Sequence[tuple[int, float]]) -> None:
+        """Take over when messages of an earlier life were first written, and when accepted."""
+        self.written = marks[-1].seq if marks else self.first - 1
+        self._marks.extend(marks)
+        self._births.extend(births)
 
     def wrote(self, upto: int, now: float, incarnation: str) -> None:
         """Remember roughly when, and under which incarnation of the backplane, messages were first written."""

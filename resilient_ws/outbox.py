@@ -127,9 +127,7 @@ class Unacked:
                 self.messages += 1
                 self.bytes += size_of(item)
         lane.safe = lane.next - 1
-        lane.written = kept.marks[-1].seq if kept.marks else kept.first - 1
-        lane._marks.extend(kept.marks)
-        lane._births.extend(kept.births)
+        lane.remember(kept.marks, kept.births)
         if kept.items:
             self._busy[lane.key] = lane
 
@@ -196,14 +194,11 @@ class Unacked:
         """Withdraw what the server's limit forbids; returns (stream, seq) of each."""
         found: list[tuple[str, int]] = []
         for lane in self._busy.values():
-            known, upto = lane.measured
-            begin = max(lane.first, upto + 1) if known <= limit else lane.first
-            for seq in range(begin, lane.safe + 1):
+            for seq in range(lane.first, lane.safe + 1):
                 item = lane.item(seq)
                 if not isinstance(item, Void) and size_of(item) > limit:
                     self._withdraw(lane, seq, Fate("too_large"))
                     found.append((lane.stream, seq))
-            lane.measured = (limit, lane.safe)
         return found
 
     def _withdraw(self, lane: Lane, seq: int, fate: Fate) -> None:

@@ -16,7 +16,7 @@ from typing import Protocol
 import attrs
 
 from resilient_ws import attempts
-from resilient_ws.exceptions import JournalError, JournalFull
+from resilient_ws.exceptions import JournalFull, SessionClosed
 from resilient_ws.ledger import Group
 from resilient_ws.performing import Performer
 from resilient_ws.records import Record
@@ -47,6 +47,7 @@ class Persister:
     _ticket: threading.Lock = attrs.field(factory=threading.Lock)
     _is_running: bool = False
     _is_closed: bool = False
+    _full: str = ""
 
     def __attrs_post_init__(self) -> None:
         self.performer.persist = self.start
@@ -69,7 +70,7 @@ class Persister:
         while not (group.is_durable if durable else group.is_written):
             with self._ticket:
                 if group.is_refused:
-                    raise JournalFull(_FULL)
+                    raise JournalFull(self._full)
                 if not (group.is_durable if durable else group.is_written):
                     self._write(durable=durable)
 
@@ -84,13 +85,14 @@ class Persister:
         """Write what there is; the ticket is ours."""
         performer = self.performer
         if self._is_closed:
-            raise performer.failure or JournalError("the journal is closed")
+            raise performer.failure or SessionClosed("this Client is closed, and its journal with it")
         with performer.look():
             durable = durable or performer.session.persist_due
             records = performer.change(performer.session.to_persist)
         try:
             self.disk.write(records, durable=durable)
-        except JournalFull:
+        except JournalFull as full:
+            self._full = str(full)
             with performer.step() as now:
                 performer.session.persist_failed(now)
             return
@@ -110,7 +112,7 @@ class Persister:
             return
         self._is_running = True
         try:
-            attempts.start(self._run)
+            attempts.start(self._run, "journal")
         except RuntimeError:  # no thread to be had: the next step of the session asks again
             self._is_running = False
 
@@ -138,12 +140,12 @@ class Persister:
                 self._ticket.release()
         else:
             with contextlib.suppress(RuntimeError):
-                attempts.start(self._close_later)
+                attempts.start(self._close_later, "journal")
 
     def close_later(self) -> None:
         """Have :meth:`close` done by a thread that may wait for a disk."""
         try:
-            attempts.start(self._close_later)
+            attempts.start(self._close_later, "journal")
         except RuntimeError:
             self.close()
 
@@ -158,6 +160,3 @@ class Persister:
             self._write(durable=True)
         self._is_closed = True
         self.disk.close()
-
-
-_FULL = "the journal's disk is full: the message was not accepted; make room and send again, the session goes on"

@@ -100,9 +100,19 @@ class Sender:
     def wait_for(self, receipt: Receipt, timeout: float | None) -> None:
         """Wait for the outcome of a message (see ``Receipt.result``)."""
         session, of = self.driver.performer.session, (receipt.producer, receipt.stream, receipt.seq)
-        session.hurry()
+        with self.driver.performer.look():
+            session.hurry()
         if not self.driver.pump(lambda now: session.outcome(*of) is not False, self.driver.deadline(timeout)):
             raise TimeoutError(f"{receipt!r} has no ack yet; it is on its way{session.trouble}")
+
+    def outcome(self, receipt: Receipt) -> Exception | bool:
+        """Say what became of a message (see ``Session.outcome``)."""
+        performer, persister = self.driver.performer, self.driver.persister
+        with performer.step():
+            found, failure = performer.session.outcome(receipt.producer, receipt.stream, receipt.seq), performer.failure
+        if isinstance(found, Undelivered) and isinstance(failure, JournalError) and persister and persister.is_patient:
+            return failure  # the disk failed before it was made safe, perhaps: nobody knows whether it is kept
+        return found
 
     def raise_undelivered(self) -> None:
         """Raise Undelivered where something has no ack, or a failed journal's error: who knows what it has."""

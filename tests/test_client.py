@@ -224,7 +224,7 @@ def test_X10_no_thread_for_a_dial_is_an_error_of_the_attempt(
 ) -> None:
     """Where the system has no thread the attempt fails, with the reason in the error."""
 
-    def refuse(work: Callable[[], None]) -> None:
+    def refuse(work: Callable[[], None], kind: str = "dial") -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr("resilient_ws.attempts.start", refuse)

@@ -16,7 +16,7 @@ from journal_tools import Clock, copied, run_python
 from session_tools import session
 
 import resilient_ws
-from resilient_ws import events
+from resilient_ws import attempts, events
 from resilient_ws.arguments import check_arguments
 from resilient_ws.client import Client
 from resilient_ws.config import Inbox, Outbox, Retry
@@ -26,6 +26,7 @@ from resilient_ws.exceptions import (
     JournalLocked,
     OutboxFull,
     Rejected,
+    SessionClosed,
     Undelivered,
 )
 from resilient_ws.frames import (
@@ -42,6 +43,7 @@ from resilient_ws.frames import (
     Subscribed,
 )
 from resilient_ws.journal import Journal, open_journal
+from resilient_ws.ledger import Group
 from resilient_ws.records import Accepted, Forgotten, Handled, Record, SessionOver, Void, Welcomed
 from resilient_ws.testing import FakeClock, Peer, ScriptedDialer
 from server_fixture.backplane import Tick, bucket_of
@@ -341,7 +343,7 @@ def test_O1_a_full_disk_refuses_a_message_and_the_session_goes_on(life: Opening,
     assert got(peer, 1) == ["early"]
     disk.before = failing(JournalFull("no room"))
     for _ in range(3):
-        with pytest.raises(JournalFull, match="not accepted"):
+        with pytest.raises(JournalFull, match=r"^no room$"):
             client.send("refused")
     assert (client.stats()["outbox"][0], client.stats()["sent"]) == (1, 1)
     assert not early.done()
@@ -406,6 +408,40 @@ def test_O2_a_failed_disk_ends_the_client(life: Opening, disk: Disk) -> None:
     assert caught.value.is_kept  # it was durable before the disk failed
     with pytest.raises(EOFError):
         peer.expect(Bye)
+
+
+def test_O2_a_receipt_of_what_was_never_safe_says_that_the_disk_failed(life: Opening, disk: Disk) -> None:
+    """With ``sync="normal"`` the fsync that failed may have been this message's: nobody claims that it is kept."""
+    client, _ = life(outbox={"sync": "normal"})
+    early = client.send("early")
+    disk.before = failing(JournalFailed("fsync said no"))
+    with pytest.raises(JournalFailed):
+        client.send("lost")
+    with pytest.raises(JournalFailed, match="fsync said no"):
+        early.result(SOON)
+
+
+def test_a_closed_client_says_so_where_its_journal_is_closed_first(life: Opening, disk: Disk) -> None:
+    """Who comes late to write is told what happened to the Client, not what a file is like."""
+    client, _ = life()
+    client.close()
+    persister = client._persister
+    assert persister is not None
+    with pytest.raises(SessionClosed, match="this Client is closed"):
+        persister.secure(Group(), durable=True)
+
+
+def test_a_token_is_written_while_every_dial_hangs() -> None:
+    """The journal has threads of its own: dials that wait for a name server hold up no write."""
+    gate = threading.Event()
+    for _ in range(attempts.AT_ONCE):
+        attempts.start(lambda: gate.wait() and None)
+    written = threading.Event()
+    try:
+        attempts.start(written.set, "journal")
+        assert written.wait(SOON)
+    finally:
+        gate.set()
 
 
 def test_O2_a_disk_that_fails_for_everybody_wakes_everybody(

@@ -553,7 +553,7 @@ def test_ending_is_known_at_exit() -> None:
     assert done.stdout.splitlines() == [
         "False False",
         "ending True",
-        "the interpreter is ending: no new connection is made",
+        "the interpreter is ending: no thread is started",
     ]
     assert done.stderr == ""
     assert process.generation() == 0

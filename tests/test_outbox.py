@@ -202,19 +202,6 @@ def test_a_withdrawn_message_is_a_tombstone_that_consumes_its_seq() -> None:
     assert isinstance(box.outcome(PRODUCER, "s", 2), Rejected)
 
 
-def test_a_limit_is_held_against_each_message_once() -> None:
-    """What fitted is not looked at again, or each write of a journal would cost as much as the whole outbox holds."""
-    box = filled("a", "three", "c")
-    assert box.withdraw_larger(10) == []
-    assert lane_of(box).measured == (10, 3)
-    box.accept("s", "x" * 11, 11, 0.0)
-    assert box.withdraw_larger(10) == [("s", 4)]
-    assert box.withdraw_larger(2) == [("s", 2)], "a lower limit looks at all of them"
-    box.accept("s", "five!", 5, 0.0)
-    assert box.withdraw_larger(10) == []
-    assert box.withdraw_larger(2) == [("s", 5)]
-
-
 def test_tombstones_of_one_code_share_a_batch() -> None:
     """A client that dropped many while it was offline does not write a frame for each."""
     box = unacked(max_messages=80, policy="drop_oldest")

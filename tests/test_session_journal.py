@@ -182,16 +182,21 @@ def test_what_the_journal_does_not_have_yet_is_not_dropped() -> None:
 
 
 def test_what_the_journal_gets_after_the_limit_is_known_is_measured_too() -> None:
-    """A message that was accepted before the server told its limit is withdrawn when it is safe."""
+    """A message that was accepted before the server told its limit is withdrawn when it is safe; others are not."""
     rig = Rig.new(restored=Restored())
     rig.is_slow_disk = True
+    rig.send("fits")
     rig.send("x" * 100)
     rig.made()
     rig.welcome(max_message=50)
     assert rig.told(e.MessageRejected) == []
     rig.persist()
     rig.pump()
-    assert [event.code for event in rig.told(e.MessageRejected)] == ["too_large"]
+    assert [(event.seq, event.code) for event in rig.told(e.MessageRejected)] == [(2, "too_large")]
+    rig.send("fits too")
+    rig.persist()
+    rig.pump()
+    assert len(rig.told(e.MessageRejected)) == 1
 
 
 def test_an_abandoned_message_is_kept() -> None:

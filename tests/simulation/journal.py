@@ -97,8 +97,9 @@ class Contents:
     def _lane(self, key: Key, rows: dict[int, Row], ahead: float) -> RestoredLane:
         marks: list[Mark] = []
         for seq, row in sorted(rows.items()):
-            first = self.welcomes.get(row.welcome)
-            if first is not None:
+            number = min((number for number in self.welcomes if number >= row.welcome), default=None)
+            if number is not None:
+                first = self.welcomes[number]
                 marks.append(Mark(seq, max(first.at, row.at) + ahead, first.incarnation))
         return RestoredLane(
             *key,
