@@ -71,18 +71,24 @@ class Plain:
         return count, self._frame * count
 
 
-class Envelope(Plain):
-    """Each message in a JSON envelope with a position; acks are read and not answered."""
+class Numbered(Plain):
+    """Each message in a JSON object with its number: ``before`` it, and what comes after it (``%b``: the payload)."""
 
+    before = after = b""
     _last = 0
 
     def more(self, limit: int) -> tuple[int, bytes]:
         count = min(self.wanted, limit, max(1, CHUNK // len(self._frame)))
         self.wanted -= count
-        rest = b',"data":"%b"}' % self.payload
-        frames = numbered(b'{"stream":"s","offset":', self._last + 1, count, rest, TEXT)
+        frames = numbered(self.before, self._last + 1, count, self.after % self.payload, TEXT)
         self._last += count
         return count, b"".join(frames)
+
+
+class Envelope(Numbered):
+    """Each message in a JSON envelope with a position; acks are read and not answered."""
+
+    before, after = b'{"stream":"s","offset":', b',"data":"%b"}'
 
     def hear(self, opcode: int, size: int, start: bytes) -> None:
         if start.startswith(b'{"stream"'):  # an envelope that came in: its ack

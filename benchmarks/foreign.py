@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 
-from benchmarks.feeds import CHUNK, Plain
-from benchmarks.framing import TEXT, frame, numbered
+from benchmarks.feeds import Numbered, Plain
+from benchmarks.framing import frame
 
 HOUR = 3_600_000
 """Milliseconds between Socket.IO's pings: none comes while anything is measured."""
@@ -39,16 +39,16 @@ class SocketIO(Plain):
         return frame(f'42["m","{text}"]')
 
 
-class Azure(Plain):
+class Azure(Numbered):
     """Messages from the server with sequence ids; an event that wants an ack gets one."""
 
     subprotocol = "json.reliable.webpubsub.azure.v1"
+    before, after = b'{"sequenceId":', b',"type":"message","from":"server","dataType":"text","data":"%b"}'
 
     def __init__(self, size: int, *, is_text: bool, is_echo: bool) -> None:
         super().__init__(size, is_text=is_text, is_echo=is_echo)
         facts = {"type": "system", "event": "connected", "userId": "u", "connectionId": "c", "reconnectionToken": "t"}
         self.said.append(frame(json.dumps(facts)))
-        self._last = 0
 
     @property
     def peek(self) -> int:
@@ -69,11 +69,3 @@ class Azure(Plain):
         self._last += 1
         facts = {"sequenceId": self._last, "type": "message", "from": "server", "dataType": "text", "data": text}
         return frame(json.dumps(facts))
-
-    def more(self, limit: int) -> tuple[int, bytes]:
-        count = min(self.wanted, limit, max(1, CHUNK // len(self.payload)))
-        self.wanted -= count
-        rest = b',"type":"message","from":"server","dataType":"text","data":"%b"}' % self.payload
-        frames = numbered(b'{"sequenceId":', self._last + 1, count, rest, TEXT)
-        self._last += count
-        return count, b"".join(frames)

@@ -6,19 +6,22 @@ The verbs are those of ``players_ours.py``.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import importlib
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from benchmarks.players_tls import trusting
 
 
-class Looping:
+class Looping(abc.ABC):
     """What they have in common."""
 
     library: Any
+    recv: Callable[[], Awaitable[Any]]
+    send_one: Callable[[Any], Awaitable[None]]
 
     def __init__(self, url: str, certificate: str | None = None) -> None:
         self.loop = asyncio.new_event_loop()
@@ -28,14 +31,9 @@ class Looping:
         """Run the loop until the work is done."""
         return self.loop.run_until_complete(work)
 
+    @abc.abstractmethod
     async def open(self, url: str, certificate: str | None) -> None:
-        raise NotImplementedError
-
-    async def send_one(self, payload: str | bytes) -> None:
-        raise NotImplementedError
-
-    async def recv(self) -> Any:
-        raise NotImplementedError
+        """Connect, and say how messages are received."""
 
     def close(self) -> None:
         self.run(self.leave())
@@ -90,7 +88,7 @@ class Aiohttp(Looping):
         self.library = await self.session.ws_connect(
             url, ssl=trusting(certificate) or True, autoclose=False, max_msg_size=0
         )
-        self.recv = self.library.receive  # type: ignore[method-assign]
+        self.recv = self.library.receive
 
     async def leave(self) -> None:
         await self.session.close()
@@ -121,7 +119,7 @@ class Jetsocket(Looping):
             deserializer=bytes.decode if is_text else bytes,
         )
         await self.library.connect()
-        self.recv = self.library.recv  # type: ignore[method-assign]
+        self.recv = self.library.recv
 
     async def send_one(self, payload: str | bytes) -> None:
         if isinstance(payload, str):

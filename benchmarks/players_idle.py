@@ -6,6 +6,7 @@ Every client answers the server's pings: where its library needs a thread or a t
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import gc
 import os
@@ -25,7 +26,7 @@ def resident() -> int:
         return int(file.read().split()[1]) * PAGE
 
 
-class Idle:
+class Idle(abc.ABC):
     """Opens so many connections; what came before, the first of many included, is not counted."""
 
     def __init__(self, url: str, certificate: str | None = None, *, count: int) -> None:
@@ -46,15 +47,16 @@ class Idle:
         return self.found
 
     def close(self) -> None:
-        """Nothing: the process ends."""
+        """Let go; the process ends."""
+        self.kept.clear()
 
     def get_ready(self, url: str) -> None:
         """Import what there is to import."""
         self.url = url
 
+    @abc.abstractmethod
     def open_one(self) -> Any:
         """Open one connection, and return what keeps it."""
-        raise NotImplementedError
 
     def settle(self) -> None:
         """Wait until threads that were for the opening are gone."""
@@ -120,9 +122,9 @@ class Tasks(Idle):
     def open_one(self) -> Any:
         return asyncio.run_coroutine_threadsafe(self.open_async(), self.loop).result(10)
 
+    @abc.abstractmethod
     async def open_async(self) -> Any:
         """Open one in the loop."""
-        raise NotImplementedError
 
 
 class Aiohttps(Tasks):

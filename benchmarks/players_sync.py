@@ -6,6 +6,7 @@ The verbs are those of ``players_ours.py``.
 
 from __future__ import annotations
 
+import abc
 import json
 import socket
 import threading
@@ -138,7 +139,7 @@ class SimpleWebsocket(Recv):
         self.send_one = self.library.send
 
 
-class Called:
+class Called(abc.ABC):
     """What the clients that call a function for every message have in common; ``heard`` is that function."""
 
     def __init__(self) -> None:
@@ -153,13 +154,16 @@ class Called:
                 self.done.set()
 
     def close(self) -> None:
-        """Nothing: such a client has one connection in a run, and takes seconds to end."""
+        """Wait no more; such a client has one connection in a run, takes seconds to end, and is left to its process."""
+        self.done.set()
 
+    @abc.abstractmethod
     def ask(self, request: str) -> None:
-        raise NotImplementedError
+        """Send a request of the benchmark's server."""
 
+    @abc.abstractmethod
     def send_one(self, payload: str | bytes) -> None:
-        raise NotImplementedError
+        """Send one message."""
 
     def expect(self, count: int) -> None:
         """Get ready for so many messages."""

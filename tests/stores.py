@@ -6,6 +6,7 @@ What lives here: starting a store, moving its clocks, losing its tail. What neve
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import os
 import random
@@ -29,7 +30,7 @@ RETENTION = 20
 PRODUCER_TTL = 1000.0
 
 
-class Store:
+class Store(abc.ABC):
     """One backplane with its event loop; every subclass can move the clock and lose a tail."""
 
     door: Backplane
@@ -79,13 +80,13 @@ class Store:
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
 
+    @abc.abstractmethod
     def advance(self, seconds: float) -> None:
         """Let time pass without any operation."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def cut_tail(self, stream: str, last: int) -> int:
         """Lose what is after ``last``, producers rolled back, the epoch kept."""
-        raise NotImplementedError
 
 
 class MemoryStore(Store):

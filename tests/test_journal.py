@@ -57,11 +57,6 @@ def tmp_path() -> Iterator[Path]:
         yield place
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "device.db"
-
-
 def after(path: Path, *records: Record, clock: Clock | None = None) -> Restored:
     """Write records, and return what the next opening knows."""
     clock = clock or Clock()

@@ -150,12 +150,6 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the journal is."""
-    return tmp_path / "device.db"
-
-
 Opening = Callable[..., "tuple[Client, Peer]"]
 
 

@@ -19,11 +19,6 @@ from resilient_ws.journal import places
 from resilient_ws.records import Restored, Void, Withdrawn
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "device.db"
-
-
 def snapshot(directory: Path) -> list[Any]:
     """Return everything about a directory that a look at a journal must not change."""
     found = [(directory, directory.stat().st_mtime_ns)]

@@ -44,11 +44,6 @@ def tmp_path() -> Iterator[Path]:
         yield place
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "device.db"
-
-
 def log_of(path: Path) -> Path:
     return Path(f"{path}-wal")
 

@@ -22,11 +22,6 @@ from resilient_ws.journal import layout, open_journal, places
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "device.db"
-
-
 def made(path: Path) -> Path:
     """Make a journal with one message."""
     with journal_at(path) as journal:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.focused import FOCUSED
 from tests.simulation.focused import KINDS as FOCUSED_KINDS
-from tests.simulation.journal import Journal
 from tests.simulation.nodes import Node
 from tests.simulation.strangers import Stranger
 
@@ -226,11 +225,7 @@ def full_disk(s: Schedule, dice: random.Random) -> None:
     device = dice.choice(s.devices)
     if device.storage is not None and not s.is_healed:
         device.storage.journal.is_full = True
-        s.world.after(dice.uniform(0.2, 3.0), _make_room, device.storage.journal)
-
-
-def _make_room(journal: Journal) -> None:
-    journal.is_full = False
+        s.world.after(dice.uniform(0.2, 3.0), setattr, device.storage.journal, "is_full", False)
 
 
 def slow_disk(s: Schedule, dice: random.Random) -> None:
@@ -238,11 +233,7 @@ def slow_disk(s: Schedule, dice: random.Random) -> None:
     device = dice.choice(s.devices)
     if device.storage is not None and not s.is_healed:
         device.storage.journal.is_slow = True
-        s.world.after(dice.uniform(1.0, 4.0), _hurry, device.storage.journal)
-
-
-def _hurry(journal: Journal) -> None:
-    journal.is_slow = False
+        s.world.after(dice.uniform(1.0, 4.0), setattr, device.storage.journal, "is_slow", False)
 
 
 def save_copy(s: Schedule, dice: random.Random) -> None:
