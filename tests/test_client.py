@@ -584,6 +584,17 @@ def test_several_threads_receive(opened: Any, pool: ThreadPoolExecutor) -> None:
     assert all(each == sorted(each) for each in offsets)
 
 
+@pytest.mark.parametrize("ack", ["auto", "manual"])
+def test_delivered_counts_what_the_user_has(opened: Any, ack: Any) -> None:
+    """What is taken ahead for speed was given to nobody yet."""
+    client, peer = opened(inbox=Inbox(ack=ack))
+    client._receivers._limit = 64
+    peer.send(data(1, *["x"] * 20))
+    for count in range(1, 21):
+        client.recv(SOON)
+        assert client.stats()["delivered"] == count
+
+
 def test_A1_slow_consumer_is_bounded_and_alive(opened: Any, dialer: ScriptedDialer) -> None:
     """While the user does not receive, the credit bounds the inbox and pings are answered; nothing is lost."""
     client, peer = opened(inbox=Inbox(max_messages=8))
