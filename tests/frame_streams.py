@@ -40,6 +40,11 @@ def draw_stream(rng: Random) -> Stream:
     parts: list[bytes] = []
     truth: list[Message] = []
     for _ in range(rng.randrange(1, 12)):
+        if rng.random() < 0.1:
+            alike = _alike(rng)
+            truth += alike
+            parts += [frame(TEXT if isinstance(one, str) else BINARY, _encoded(one)) for one in alike]
+            continue
         message = _message(rng)
         truth.append(message)
         parts += server.framed(message)
@@ -121,6 +126,15 @@ def _message(rng: Random) -> Message:
         return (b"again and again " * (size // 16 + 1))[:size]
     letters = rng.choice(["ab", "a\u00e9\u20ac\U0001f600", "0123456789{}:,"])
     return "".join(rng.choices(letters, k=min(size, 2000)))
+
+
+def _alike(rng: Random) -> list[Message]:
+    """Draw a run of messages of one kind and size, as a feed of prices has them; some are not ASCII."""
+    size, count = rng.choice([0, 1, 7, 30, 125, 126, 300]), rng.randrange(2, 60)
+    if rng.random() < 0.4:
+        return [rng.randbytes(size) for _ in range(count)]
+    odd = rng.choice([0.0, 0.0, 0.05, 1.0])
+    return ["\u00e9" * (size // 2) + "x" * (size % 2) if rng.random() < odd else "y" * size for _ in range(count)]
 
 
 def _control(rng: Random) -> bytes:

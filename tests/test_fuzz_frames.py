@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resilient_ws import framing
 from resilient_ws.deflating import Agreement, Deflater, Inflater
 from resilient_ws.framing import TEXT, Decoder
 from server_fixture.rude import BINARY, CONTINUATION, PING, frame
@@ -21,7 +22,7 @@ ENOUGH = 600
 def test_frame_path_agrees_with_the_oracle() -> None:
     """Streams of every kind give what the oracle says, at once and in pieces, and all kinds are among them."""
     counts: Counter[str] = Counter()
-    assert [what for seed in range(250) for what in problems_of(seed, counts)] == []
+    assert [what for seed in range(400) for what in problems_of(seed, counts)] == []
     assert {"code 1002", "code 1007", "code 1009", "closed", "open"} <= set(counts)
 
 
@@ -32,6 +33,37 @@ class Forgetful(Decoder):
         """Decode."""
         self._rest.clear()
         return super().feed(data)
+
+
+def test_a_run_of_like_frames_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text and bytes, each kind of length, up to the first other frame; the rest waits for the next read."""
+    for size, text in [(5, True), (5, False), (200, True), (70_000, False)]:
+        message = "x" * size if text else b"x" * size
+        wire = frame(TEXT if text else BINARY, b"x" * size)
+        taken: list[int] = []
+        cut = framing._cut_alike
+
+        def counted(*args: Any, cut: Any = cut, taken: list[int] = taken) -> tuple[int, int]:
+            before = len(args[3])
+            found: tuple[int, int] = cut(*args)
+            taken.append(len(args[3]) - before)
+            return found
+
+        monkeypatch.setattr(framing, "_cut_alike", counted)
+        decoder = Decoder(1 << 20)
+        assert decoder.feed(wire * 20 + frame(BINARY, b"y") + wire[:4]) == [message] * 20 + [b"y"]
+        assert taken == [19]
+        assert decoder.feed(wire[4:]) == [message]
+        monkeypatch.setattr(framing, "_cut_alike", cut)
+
+
+def test_a_bad_one_in_a_run_of_like_frames_ends_it_there() -> None:
+    """Those before it are given."""
+    decoder = Decoder(1 << 20)
+    good = frame(TEXT, "\u00e9".encode())
+    assert decoder.feed(good * 12 + frame(TEXT, b"\xc3\x28") + good * 12) == ["\u00e9"] * 12
+    assert decoder.failure is not None
+    assert decoder.failure[0] == 1007
 
 
 class Lenient(Decoder):
@@ -105,6 +137,21 @@ def test_planted_defect_is_found(make: Any) -> None:
     """Each defect of the frame path shows itself within some hundred streams."""
     counts: Counter[str] = Counter()
     assert any(problems_of(seed, counts, make) for seed in range(ENOUGH))
+
+
+def _blind(data: bytes, before: int, position: int, messages: list[Any], tries: int) -> tuple[int, int]:
+    """Take the frames behind one for frames like it, and look at one column of their headers only."""
+    width, first = position - before, data[before : before + 1]
+    count = len(data[position::width]) - len(data[position::width].lstrip(first))
+    end = position + min(count, (len(data) - position) // width) * width
+    payloads = [data[at + 2 : at + width] for at in range(position, end, width)]
+    messages += map(bytes.decode, payloads) if first == b"\x81" else payloads
+    return end, tries
+
+
+def test_a_run_that_is_taken_blindly_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framing, "_cut_alike", _blind)
+    assert any(problems_of(seed, Counter()) for seed in range(ENOUGH))
 
 
 # -- any split --------------------------------------------------------------------------------------------------------
