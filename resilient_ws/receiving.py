@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from itertools import count, repeat
 from typing import Protocol, cast
 
 import attrs
@@ -357,7 +358,5 @@ class Receivers:
             numbered = enumerate(payloads, run.first)
             return [Message(stream, epoch, offset, data, owner, number) for offset, data in numbered]
         last, self._last_tag = self._last_tag, self._last_tag + len(payloads)
-        return [
-            Message(stream, epoch, offset, data, owner, tag)
-            for tag, (offset, data) in enumerate(enumerate(payloads, run.first), last + 1)
-        ]
+        offsets, tags = count(run.first), count(last + 1)
+        return list(map(Message, repeat(stream), repeat(epoch), offsets, payloads, repeat(owner), tags))
