@@ -17,7 +17,7 @@ from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.deflating import Offer
 from resilient_ws.dialects import Dialect
 from resilient_ws.dialects.native import Native, wire_limit
-from resilient_ws.dialling import DialOptions, check_url
+from resilient_ws.dialling import STAGGER, DialOptions, check_url
 from resilient_ws.events import Event
 from resilient_ws.exceptions import ResilientWSError
 from resilient_ws.frames import Payload, Position, Start, check_stream_name
@@ -71,6 +71,7 @@ class Arguments:
             proxy_ssl=self.proxy_ssl,
             max_message=wire_limit(self.wire.max_message),
             connect_timeout=timeout,
+            stagger=self.failover.stagger or STAGGER,
             family=self.wire.family,
             allow_plaintext=self.wire.allow_plaintext,
             compression=None if self.wire.compression is None else Offer(),

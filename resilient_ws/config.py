@@ -20,6 +20,11 @@ def _positive(instance: object, attribute: attrs.Attribute[Any], value: float) -
         raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be a number above 0")
 
 
+def _positive_or_none(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None:
+        _positive(instance, attribute, value)
+
+
 def _not_negative(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
         raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be a number, 0 or above")
@@ -72,11 +77,15 @@ class Failover:
     How another endpoint is reached.
 
     Attributes:
+        stagger: Seconds after which the next address of a name, or the next endpoint, is dialled beside the one before
+            it, which goes on; whoever is upgraded first is used. None: endpoints are dialled one after the other, and
+            addresses after 0.25 s.
         eject_after: Consecutive failures after which an endpoint is left out for a while.
         ejection: Seconds of the first ejection; grows with each one.
         max_ejection: Its ceiling.
     """
 
+    stagger: float | None = attrs.field(default=0.25, validator=_positive_or_none)
     eject_after: int = attrs.field(default=3, validator=_positive)
     ejection: float = attrs.field(default=5.0, validator=_positive)
     max_ejection: float = attrs.field(default=60.0, validator=_positive)

@@ -22,12 +22,11 @@ from collections.abc import Callable
 
 import attrs
 
+from resilient_ws.dialling import STAGGER
 from resilient_ws.exceptions import ConnectTimeout, HandshakeRejected, NoEndpoint
 from resilient_ws.hosts import Place
 from resilient_ws.layering import LayeredTLS, Stream
 
-#: Seconds between the start of one address and of the next.
-STAGGER = 0.25
 #: How often a dial looks whether it was cancelled.
 _GLANCE = 0.1
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
@@ -166,15 +165,17 @@ class _Race:
         self.selector.close()
 
 
-def connect(place: Place, family: int, deadline: Deadline) -> socket.socket:
+def connect(
+    place: Place, family: int, deadline: Deadline, address: Address | None = None, stagger: float = STAGGER
+) -> socket.socket:
     """
-    Reach the first address of a server or a proxy that answers.
+    Reach the first address of a server or a proxy that answers; with ``address`` that one and no other.
 
     Raises:
         NoEndpoint: no name, or every address refused or is unreachable.
         ConnectTimeout: the deadline passed first.
     """
-    waiting = resolve(place, family, deadline)
+    waiting = resolve(place, family, deadline) if address is None else [address]
     deadline.stage = "connecting by TCP"
     race = _Race(selectors.DefaultSelector())
     next_at = 0.0
@@ -183,7 +184,7 @@ def connect(place: Place, family: int, deadline: Deadline) -> socket.socket:
             now = time.monotonic()
             if waiting and (now >= next_at or race.is_idle):
                 race.start(waiting.pop(0))
-                next_at = now + STAGGER
+                next_at = now + stagger
             sock = race.wait(min(deadline.remaining(), _GLANCE, max(next_at - now, 0.0) if waiting else _GLANCE))
             if sock is not None:
                 _tune(sock)

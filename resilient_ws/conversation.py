@@ -146,8 +146,15 @@ class Conversation:
         self.connections[self.numbers] = Connection(self.numbers, url, role, now + timeout)
         self.actions.append(Dial(self.numbers, url, timeout))
         self.events.append(events.Connecting(conn=self.numbers, endpoint=shown(url), attempt=self.backoff.failures + 1))
-        if role is Role.PRIMARY and Role.CANDIDATE in self.settings.roles:
+        if role in (Role.PRIMARY, Role.CANDIDATE) and Role.CANDIDATE in self.settings.roles:
             self.hedge_at = now + self.settings.hedge_delay
+
+    def hedge(self, now: float) -> None:
+        """Dial one more endpoint beside those that have not answered, if there is one that nobody dials (rule 6)."""
+        self.hedge_at = None
+        busy = {connection.url for connection in self.connections.values()}
+        if self.primary is None and self.is_racing() and self.pool.has_spare(now, busy):
+            self.dial(now, Role.CANDIDATE)
 
     def is_racing(self) -> bool:
         """Is a connection on its way that will say hello?"""

@@ -26,6 +26,10 @@ _RESERVED = frozenset(
 )
 
 
+STAGGER = 0.25
+"""Seconds between the start of one address and of the next (RFC 8305), where nobody says another number."""
+
+
 @attrs.frozen(kw_only=True)
 class Endpoint:
     """
@@ -115,6 +119,7 @@ class DialOptions:
         proxy_ssl: Context for an ``https://`` proxy; None as for ``ssl``, which a proxy never gets.
         max_message: Largest message that is received, in bytes.
         connect_timeout: Seconds for everything: name, TCP, TLS, upgrade.
+        stagger: Seconds after which the next address is tried beside the one before it.
         origin: Value of the Origin header; None sends none.
         cookie: Value of the Cookie header.
         family: ``socket.AF_INET`` or ``AF_INET6`` to use one only, 0 for both.
@@ -134,6 +139,7 @@ class DialOptions:
     proxy_ssl: _ssl.SSLContext | None = None
     max_message: int = attrs.field(default=1 << 20, validator=_positive)
     connect_timeout: float = attrs.field(default=10.0, validator=_positive)
+    stagger: float = attrs.field(default=STAGGER, validator=_positive)
     origin: str | None = attrs.field(default=None, validator=_check_optional)
     cookie: str | None = attrs.field(default=None, validator=_check_optional, repr=False)
     family: int = 0

@@ -117,6 +117,10 @@ class EndpointPool:
         out = frozenset(url for url, health in self._health.items() if now < health.ejected_until)
         return frozenset() if len(out) == len(self._health) else out
 
+    def has_spare(self, now: float, busy: Collection[str]) -> bool:
+        """Say whether an endpoint is there that is neither ejected nor ``busy``: one to hedge with."""
+        return not self._health.keys() <= self.ejected(now) | set(busy)
+
     def has_other(self, url: str, now: float) -> bool:
         """Say whether an endpoint other than ``url`` is there that is not ejected."""
         return not self._health.keys() <= self.ejected(now) | {url}

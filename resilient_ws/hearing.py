@@ -75,6 +75,8 @@ def become_primary(core: Conversation, connection: Connection, welcome: frames.W
     connection.step(ConnectionInput.WELCOMED)
     for other in list(core.connections.values()):
         if other is not connection and other.role is not Role.STANDBY:
+            if other.phase is Phase.DIALLING and other.number < connection.number:
+                core.pool.failed(other.url, now)  # one that was dialled after it was here before it
             core.shut(other, 1000, "another connection took over")
     connection.role, connection.deadline, connection.opened_at = Role.PRIMARY, None, now
     connection.node, connection.incarnation, connection.spread = welcome.node, welcome.incarnation, welcome.spread

@@ -18,13 +18,14 @@ from resilient_ws import dispatcher, instrumentation
 from resilient_ws.arguments import Arguments
 from resilient_ws.callbacks import Callbacks
 from resilient_ws.config import Capabilities
+from resilient_ws.dialling import STAGGER
 from resilient_ws.driver import Driver
 from resilient_ws.events import Event, JournalOpened
 from resilient_ws.exceptions import ConnectError, ConnectTimeout, SessionClosed
 from resilient_ws.performing import Performer
 from resilient_ws.persisting import Persister
 from resilient_ws.records import Restored
-from resilient_ws.session import Session
+from resilient_ws.session import Role, Session
 from resilient_ws.wired import Opener, Transport
 
 if TYPE_CHECKING:
@@ -70,8 +71,14 @@ def make_session(arguments: Arguments, now: float, rng: Any, instance: str, rest
         producer=secrets.token_hex(16),
         rng=rng,
         now=now,
+        roles=_roles(arguments),
+        hedge_delay=arguments.failover.stagger or STAGGER,
         restored=restored,
     )
+
+
+def _roles(arguments: Arguments) -> frozenset[Role]:
+    return frozenset() if arguments.failover.stagger is None else frozenset({Role.CANDIDATE})
 
 
 def make_driver(

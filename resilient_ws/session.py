@@ -312,9 +312,7 @@ class Session:
         if self._core.dial_at is not None and now >= self._core.dial_at:
             self._core.dial(now, Role.PRIMARY if self._core.primary is None else Role.SUCCESSOR)
         if self._core.hedge_at is not None and now >= self._core.hedge_at:
-            self._core.hedge_at = None
-            if self._core.primary is None and self._core.is_racing():
-                self._core.dial(now, Role.CANDIDATE)
+            self._core.hedge(now)
         self.hurry_if_due(now)
         if self._core.ack_at is not None and now >= self._core.ack_at and self._core.primary is not None:
             self._core.confirm(self._core.primary)

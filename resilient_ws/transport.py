@@ -9,6 +9,7 @@ the messages mean is a dialect's.
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import ssl
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 
 import websocket
 
-from resilient_ws.connecting import Deadline
+from resilient_ws.connecting import Address, Deadline
 from resilient_ws.deflating import Deflater, Inflater
 from resilient_ws.dialling import DialOptions, Endpoint, check_url
 from resilient_ws.exceptions import ConnectionLost, HandshakeRejected, NoEndpoint
@@ -26,6 +27,7 @@ from resilient_ws.framing import BINARY, CLOSE, MAX_PINGS, PING, PONG, TEXT, Dec
 from resilient_ws.heads import Headers, classify_status
 from resilient_ws.layering import LayeredTLS, pending, shut
 from resilient_ws.outgoing import Outgoing
+from resilient_ws.racing import first
 from resilient_ws.tunnelling import reach
 from resilient_ws.upgrade import GuardedSocket
 
@@ -67,7 +69,11 @@ def dial(url: str, options: DialOptions, cancelled: Callable[[], bool] = lambda:
 
 
 def _dial(endpoint: Endpoint, options: DialOptions, deadline: Deadline) -> Transport:
-    sock = reach(endpoint, options, deadline)
+    return first(endpoint, options, deadline, functools.partial(_open, endpoint, options))
+
+
+def _open(endpoint: Endpoint, options: DialOptions, deadline: Deadline, address: Address | None) -> Transport:
+    sock = reach(endpoint, options, deadline, address)
     try:
         peer = sock.getpeername()
         guard = GuardedSocket(sock, endpoint, options, deadline)

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from resilient_ws.connecting import Deadline, connect, receive, resolve, send_all, wrap_tls
+from resilient_ws.connecting import Address, Deadline, connect, receive, resolve, send_all, wrap_tls
 from resilient_ws.dialling import DialOptions, Endpoint
 from resilient_ws.exceptions import HandshakeRejected, NoEndpoint, ProxyError
 from resilient_ws.heads import Headers, classify_status, read_answer, values_of
@@ -30,9 +30,24 @@ _FOREIGN = ("Negotiate", "NTLM", "Kerberos", "Digest", "Bearer")
 _FINAL_REPLIES = (2, 7, 8)
 
 
-def reach(endpoint: Endpoint, options: DialOptions, deadline: Deadline) -> Stream:
+def addresses_of(endpoint: Endpoint, options: DialOptions, deadline: Deadline) -> list[Address]:
+    """
+    Look up the addresses that a direct way to the server has; none where a proxy leads there.
+
+    Raises:
+        ValueError, NoEndpoint, ConnectTimeout: as :func:`reach`.
+    """
+    if options.proxies.choose(endpoint, allow_plaintext=options.allow_plaintext) is not None:
+        return []
+    return list(dict.fromkeys(resolve(endpoint, options.family, deadline)))
+
+
+def reach(endpoint: Endpoint, options: DialOptions, deadline: Deadline, address: Address | None = None) -> Stream:
     """
     Connect to the server, directly or through the proxy that the options name for it, and by TLS where its URL says so.
+
+    Args:
+        address: Where a direct connection goes; None: wherever the name leads.
 
     Raises:
         ValueError: the way must not be taken; see ``Proxies.choose``.
@@ -40,7 +55,7 @@ def reach(endpoint: Endpoint, options: DialOptions, deadline: Deadline) -> Strea
     """
     proxy = options.proxies.choose(endpoint, allow_plaintext=options.allow_plaintext)
     if proxy is None:
-        sock: Stream = connect(endpoint, options.family, deadline)
+        sock: Stream = connect(endpoint, options.family, deadline, address)
     else:
         sock = tunnel(endpoint, proxy, options, deadline)
     try:
@@ -80,7 +95,7 @@ def tunnel(endpoint: Endpoint, proxy: Proxy, options: DialOptions, deadline: Dea
 def _through(proxy: Proxy, options: DialOptions, deadline: Deadline, ask: Callable[[Stream], None]) -> Stream:
     deadline.stage = "resolving the proxy's name"
     try:
-        sock: Stream = connect(proxy, options.family, deadline)
+        sock: Stream = connect(proxy, options.family, deadline, stagger=options.stagger)
     except NoEndpoint as error:
         raise ProxyError(f"{deadline.where}: the proxy was not reached: {error}") from None
     try:

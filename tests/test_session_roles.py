@@ -80,6 +80,41 @@ def test_a_lost_racer_leaves_the_race_to_the_other() -> None:
     assert len(rig.told(e.RetryScheduled)) == 1
 
 
+def test_hedges_go_on_until_every_endpoint_is_dialled() -> None:
+    """With two of three dead the third is dialled after twice the delay; there is no fourth dial."""
+    rig = Rig.new(urls=["ws://a", "ws://b", "ws://c"], roles=HEDGED, hedge_delay=0.25)
+    rig.tick(0.25)
+    rig.tick(0.25)
+    assert [dial.url for dial in rig.dials] == ["ws://a", "ws://b", "ws://c"]
+    rig.tick(5.0)
+    assert len(rig.dials) == 3
+
+
+def test_a_single_endpoint_is_not_hedged_with_itself() -> None:
+    """A second dial to the same place would only double a herd."""
+    rig = Rig.new(roles=HEDGED)
+    rig.tick(5.0)
+    assert len(rig.dials) == 1
+
+
+def test_who_is_overtaken_has_failed() -> None:
+    """An endpoint that did not answer while a later dial did comes last from then on; a slow winner is not blamed."""
+    rig = Rig.new(urls=AB, roles=HEDGED)
+    rig.tick(0.3)
+    rig.made(2)
+    rig.welcome(2)
+    rig.lose(conn=2)
+    rig.tick(60.0)
+    assert [dial.url for dial in rig.dials[:3]] == ["ws://a", "ws://b", "ws://a"]
+    other = Rig.new(urls=AB, roles=HEDGED)
+    other.tick(0.3)
+    other.made(1)
+    other.welcome(1)
+    other.lose(conn=1)
+    other.tick(60.0)
+    assert other.dials[2].url == "ws://b"
+
+
 # -- successors -------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from resilient_ws import connecting
 from resilient_ws import transport as transport_module
+from resilient_ws.dialling import STAGGER
 from resilient_ws.exceptions import ConnectionLost, ConnectTimeout, HandshakeRejected, NoEndpoint
 from resilient_ws.framing import Decoder
 from resilient_ws.transport import DialOptions, check_url, classify_status, dial
@@ -304,7 +305,7 @@ def test_D4_next_address_is_tried_without_waiting_for_the_first(monkeypatch: pyt
         addresses(monkeypatch, dead, server.port)
         started = time.monotonic()
         with dialled("ws://localhost/"):
-            assert connecting.STAGGER * 0.9 < time.monotonic() - started < 3.0
+            assert STAGGER * 0.9 < time.monotonic() - started < 3.0
 
 
 def test_refused_address_moves_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +314,7 @@ def test_refused_address_moves_on_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         addresses(monkeypatch, closed_port(), server.port)
         started = time.monotonic()
         with dialled("ws://localhost/"):
-            assert time.monotonic() - started < connecting.STAGGER
+            assert time.monotonic() - started < STAGGER
 
 
 def test_D1_name_without_address(monkeypatch: pytest.MonkeyPatch) -> None:
