@@ -363,9 +363,9 @@ class Client:
 
     def stats(self) -> dict[str, Any]:
         """Return counters and sizes of this moment."""
-        with self._performer.step():
-            found = {**self._session.stats(), "events_dropped": self._events_dropped, "receivers": len(self._receivers)}
-            return {**found, "delivered": found["delivered"] - self._receivers.waiting}
+        with self._performer.step() as now:
+            told = {**self._session.stats(now), "events_dropped": self._events_dropped, "receivers": len(self._receivers)}
+            return {**told, "delivered": told["delivered"] - self._receivers.waiting}
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else self._session.state.value

@@ -156,6 +156,15 @@ class Conversation:
         if self.primary is None and self.is_racing() and self.pool.has_spare(now, busy):
             self.dial(now, Role.CANDIDATE)
 
+    def endpoint_failed(self, url: str, now: float) -> None:
+        ejection = self.pool.failed(url, now)
+        if ejection is not None:
+            self.events.append(events.EndpointEjected(endpoint=shown(url), seconds=ejection))
+
+    def endpoint_works(self, url: str, now: float) -> None:
+        if self.pool.succeeded(url, now):
+            self.events.append(events.EndpointRestored(endpoint=shown(url)))
+
     def is_racing(self) -> bool:
         """Is a connection on its way that will say hello?"""
         return any(

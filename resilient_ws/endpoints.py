@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 
@@ -35,23 +35,26 @@ class _Health:
     ejections: int = 0
     ejected_until: float = -math.inf
 
-    def failed(self, now: float, failover: Failover) -> None:
+    def failed(self, now: float, failover: Failover) -> bool:
         self.failed_at = max(self.failed_at, now)
         self.failures += 1
         # One that is out already was dialled because nothing better was there: that does not make it any worse.
         if self.failures < failover.eject_after or now < self.ejected_until:
-            return
+            return False
         try:
             grown = math.ldexp(failover.ejection, self.ejections)
         except OverflowError:
             grown = math.inf
         self.ejections += 1
         self.ejected_until = now + max(failover.ejection, min(grown, failover.max_ejection))
+        return True
 
-    def succeeded(self) -> None:
+    def succeeded(self) -> bool:
+        was_out = self.ejections > 0
         self.failures = 0
         self.ejections = 0
         self.ejected_until = -math.inf
+        return was_out
 
 
 class EndpointPool:
@@ -104,13 +107,39 @@ class EndpointPool:
 
         return min(self._health, key=badness)
 
-    def failed(self, url: str, now: float) -> None:
-        """Count an attempt that failed there, or a connection to it that was lost."""
-        self._health[url].failed(now, self._failover)
+    def failed(self, url: str, now: float) -> float | None:
+        """
+        Count an attempt that failed there, or a connection to it that was lost.
 
-    def succeeded(self, url: str, now: float) -> None:
-        """Note that the endpoint works: its failures and ejections are forgotten, its place in the order is not."""
-        self._health[url].succeeded()
+        Returns:
+            Seconds for which the endpoint is left out, where this failure ejects it; else None.
+        """
+        health = self._health[url]
+        return health.ejected_until - now if health.failed(now, self._failover) else None
+
+    def succeeded(self, url: str, now: float) -> bool:
+        """
+        Note that the endpoint works: its failures and ejections are forgotten, its place in the order is not.
+
+        Returns:
+            Whether it had been ejected.
+        """
+        return self._health[url].succeeded()
+
+    def state(self, url: str, now: float) -> Literal["good", "failing", "ejected", "on probation"]:
+        """
+        Say how an endpoint stands.
+
+        Returns:
+            ``ejected``: it is left out now. ``on probation``: its time is over, its next failure ejects it again.
+            ``failing``: it failed since it worked last. Else ``good``.
+        """
+        health = self._health[url]
+        if now < health.ejected_until:
+            return "ejected"
+        if health.ejections:
+            return "on probation"
+        return "failing" if health.failures else "good"
 
     def ejected(self, now: float) -> frozenset[str]:
         """Return the endpoints that are out; never all of them: a pool that is out as a whole has nobody to prefer."""

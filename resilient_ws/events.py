@@ -183,6 +183,27 @@ class RetryScheduled:
 
 
 @attrs.frozen(kw_only=True)
+class EndpointEjected:
+    """
+    An endpoint failed so often in a row that it is left out for ``seconds``; while all are out, none is.
+
+    Attributes:
+        endpoint: Scheme, host and port of its URL.
+        seconds: How long; then it gets one attempt, and is back when that succeeds.
+    """
+
+    endpoint: str
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class EndpointRestored:
+    """An endpoint that had been ejected works again."""
+
+    endpoint: str
+
+
+@attrs.frozen(kw_only=True)
 class GapFound:
     """Messages ``first`` to ``last`` of a stream cannot be replayed."""
 
@@ -323,6 +344,8 @@ Event = Union[
     SessionReplaced,
     ConnectionEnded,
     RetryScheduled,
+    EndpointEjected,
+    EndpointRestored,
     GapFound,
     DeadLettered,
     StreamRefused,

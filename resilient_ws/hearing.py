@@ -76,7 +76,7 @@ def become_primary(core: Conversation, connection: Connection, welcome: frames.W
     for other in list(core.connections.values()):
         if other is not connection and other.role is not Role.STANDBY:
             if other.phase is Phase.DIALLING and other.number < connection.number:
-                core.pool.failed(other.url, now)  # one that was dialled after it was here before it
+                core.endpoint_failed(other.url, now)  # one that was dialled after it was here before it
             core.shut(other, 1000, "another connection took over")
     connection.role, connection.deadline, connection.opened_at = Role.PRIMARY, None, now
     connection.node, connection.incarnation, connection.spread = welcome.node, welcome.incarnation, welcome.spread
@@ -90,7 +90,7 @@ def become_primary(core: Conversation, connection: Connection, welcome: frames.W
     core.welcomed_once = True
     core.fatal.clear()
     core.counts["connects"] += 1
-    core.pool.succeeded(connection.url, now)
+    core.endpoint_works(connection.url, now)
     core.state = next_session_state(core.state, SessionInput.WELCOMED)
     if Role.STANDBY in core.settings.roles and not any(c.role is Role.STANDBY for c in core.connections.values()):
         core.dial(now, Role.STANDBY)

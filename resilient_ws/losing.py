@@ -49,7 +49,7 @@ def lose(core: Conversation, connection: Connection, error: Exception, now: floa
     )
     connection.step(ConnectionInput.LOST)
     core.last_error = error
-    core.pool.failed(connection.url, now)
+    core.endpoint_failed(connection.url, now)
     if core.primary is not None:  # a spare, or one on its way: the session goes on where it is
         core.next_hello(now)
         return

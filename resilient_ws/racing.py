@@ -1,8 +1,9 @@
 """
 Several ways to one server, tried a little apart, and the first that arrives is taken (RFC 8305).
 
-What a way does, TCP, TLS and upgrade, is not known here: it is a function that opens a connection and can be called off. Each
-runs in a short daemon thread of its own, because the one before it may still block; none of them outlives its deadline.
+What a way does, TCP, TLS and upgrade, is not known here: it is a function that opens a connection and can be called
+off. Each runs in a short daemon thread of its own, because the one before it may still block; none of them outlives its
+deadline.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Race(Generic[T]):
     _ended: queue.SimpleQueue[T | BaseException] = attrs.field(factory=queue.SimpleQueue)
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
     _is_over: bool = False
+    _has_answer: bool = False
+    _next_at: float = 0.0
     _started: int = 0
     _running: int = 0
 
@@ -67,26 +70,35 @@ class Race(Generic[T]):
         Raises:
             BaseException: What ended the way that failed last, or whatever ``remaining`` raised.
         """
-        next_at = time.monotonic()
-        limit = len(self.ways)
         try:
-            while self._running or self._started < limit:
-                now = time.monotonic()
-                if self._started < limit and (now >= next_at or not self._running):
-                    self._start(self.ways[self._started])
-                    next_at = now + self.stagger
-                wait = max(next_at - now, 0.0) if self._started < limit else _GLANCE
+            while self._running or self._started < self._limit:
+                wait = self._start_due()
                 ended = self._next(min(remaining(), _GLANCE, wait))
                 if isinstance(ended, BaseException):
-                    self.failures.append(ended)
-                    next_at = now
-                    if self.is_final(ended):
-                        limit = self._started
+                    self._note(ended)
                 elif ended is not None:
                     return ended
             raise self.failures[-1]
         finally:
             self._end()
+
+    @property
+    def _limit(self) -> int:
+        """How many ways there are to start in all."""
+        return self._started if self._has_answer else len(self.ways)
+
+    def _start_due(self) -> float:
+        """Start the next way if it is time; return the seconds until it is time for the one after it."""
+        now = time.monotonic()
+        if self._started < self._limit and now >= self._next_at:
+            self._start(self.ways[self._started])
+            self._next_at = now + self.stagger
+        return max(self._next_at - now, 0.0) if self._started < self._limit else _GLANCE
+
+    def _note(self, failure: BaseException) -> None:
+        self.failures.append(failure)
+        self._next_at = 0.0
+        self._has_answer = self._has_answer or self.is_final(failure)
 
     def _next(self, timeout: float) -> T | BaseException | None:
         try:

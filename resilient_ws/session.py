@@ -15,6 +15,7 @@ from typing import Any, Literal
 from resilient_ws import events, frames
 from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.conversation import Action, Conversation, Dial, Rng, Settings, Shut, Write, subscribe_frame
+from resilient_ws.endpoints import shown
 from resilient_ws.exceptions import Rejected, RemoteProtocolError, SessionClosed
 from resilient_ws.frames import Batch, Frame, Payload, Position, Start
 from resilient_ws.hearing import dispatch, on_written
@@ -470,8 +471,13 @@ class Session:
         found = self._core.inbox.subscriptions.get(stream)
         return found.acked if found is not None and found.is_active else None
 
-    def stats(self) -> dict[str, Any]:
-        """Return counters and sizes."""
+    def endpoints(self, now: float) -> tuple[tuple[str, str], ...]:
+        """Return (scheme, host and port; how it stands) of each endpoint; see ``EndpointPool.state``."""
+        pool = self._core.pool
+        return tuple((shown(url), pool.state(url, now)) for url in pool.urls)
+
+    def stats(self, now: float | None = None) -> dict[str, Any]:
+        """Return counters and sizes; with ``now`` how the endpoints stand as well."""
         return {
             **self._core.counts,
             "state": self._core.state.value,
@@ -482,4 +488,5 @@ class Session:
             "duplicates_dropped": self._core.inbox.duplicates,
             "inbox": (self._core.inbox.messages, self._core.inbox.bytes),
             "outbox": self.outbox_size,
+            **({} if now is None else {"endpoints": self.endpoints(now)}),
         }

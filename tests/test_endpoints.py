@@ -316,3 +316,32 @@ def test_a_live_endpoint_is_found_soon(seed: int, rounds: int) -> None:
 def test_what_is_shown_of_an_endpoint(url: str, expected: str) -> None:
     """Path and query may hold secrets and are left out."""
     assert shown(url) == expected
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------
+
+
+def test_an_endpoint_says_how_it_stands() -> None:
+    """Good, failing, ejected for the seconds that failed() tells, on probation with one failure left, good again."""
+    pool = pool_of(A, B, eject_after=2, ejection=5.0)
+    assert pool.state(A, 0.0) == "good"
+    assert pool.failed(A, 0.0) is None
+    assert pool.state(A, 0.0) == "failing"
+    assert pool.failed(A, 1.0) == 5.0
+    assert pool.failed(A, 2.0) is None
+    assert (pool.state(A, 5.9), pool.state(A, 6.0)) == ("ejected", "on probation")
+    assert pool.failed(A, 7.0) == 10.0
+    assert pool.succeeded(A, 8.0) is True
+    assert pool.state(A, 8.0) == "good"
+    assert pool.succeeded(A, 9.0) is False
+
+
+def test_a_spare_is_neither_ejected_nor_busy() -> None:
+    """What a hedge may go to; of a pool that is out as a whole nobody is ejected."""
+    pool = pool_of(A, B, eject_after=1)
+    assert pool.has_spare(0.0, {A})
+    assert not pool.has_spare(0.0, {A, B})
+    pool.failed(B, 0.0)
+    assert not pool.has_spare(0.0, {A})
+    pool.failed(A, 0.0)
+    assert pool.has_spare(0.0, {A})

@@ -136,6 +136,7 @@ def test_Z6_an_endpoint_that_does_not_answer_costs_the_stagger(kind: str) -> Non
         for _ in range(4):  # some of them begin at the dead one
             with connect([f"ws://127.0.0.1:{port}/", server.url], open_timeout=PATIENCE) as client:
                 assert client.stats()["connected"]
+                assert dict(client.stats()["endpoints"])[server.url.rstrip("/")] == "good"
         assert time.monotonic() - started < 4 * (STAGGER + 1.0)
         assert server.connections == 4
 

@@ -340,3 +340,18 @@ def test_1009_with_nothing_sent_is_retried_once() -> None:
     rig.send("a")
     rig.redial()
     assert rig.outcome(1) is False
+
+
+def test_an_ejection_and_its_end_are_told() -> None:
+    """Events name the endpoint without path and query; a pool of one is told as well, and still dialled."""
+    rig = Rig.new(urls=["ws://a/feed?token=t"], failover=Failover(eject_after=2, ejection=5.0))
+    rig.lose(NoEndpoint("refused"), conn=1)
+    rig.tick(1.0)
+    rig.lose(NoEndpoint("refused"), conn=2)
+    assert rig.told(e.EndpointEjected) == [e.EndpointEjected(endpoint="ws://a", seconds=5.0)]
+    assert rig.session.endpoints(rig.now + 4.9) == (("ws://a", "ejected"),)
+    rig.tick(6.0)
+    rig.made(3)
+    rig.welcome(3)
+    assert rig.told(e.EndpointRestored) == [e.EndpointRestored(endpoint="ws://a")]
+    assert rig.session.stats(rig.now)["endpoints"] == (("ws://a", "good"),)
