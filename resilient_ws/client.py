@@ -364,8 +364,8 @@ class Client:
     def stats(self) -> dict[str, Any]:
         """Return counters and sizes of this moment."""
         with self._performer.step() as now:
-            told = {**self._session.stats(now), "events_dropped": self._events_dropped, "receivers": len(self._receivers)}
-            return {**told, "delivered": told["delivered"] - self._receivers.waiting}
+            told, who, lost = self._session.stats(now), self._receivers, self._events_dropped
+            return {**told, "delivered": told["delivered"] - who.waiting, "events_dropped": lost, "receivers": len(who)}
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else self._session.state.value

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 import resilient_ws
-from resilient_ws import Wire
+from resilient_ws import Failover, Wire
 from resilient_ws.arguments import Arguments
 from resilient_ws.deflating import MIN_SIZE, Agreement, Offer
 from resilient_ws.dialects.native import Native
@@ -75,7 +75,7 @@ def test_native_dialect_keeps_control_frames_out(message: str | bytes, may: bool
 def arguments(**given: Any) -> Arguments:
     """Make the arguments of a Client."""
     fields: dict[str, Any] = dict.fromkeys(attrs.fields_dict(Arguments))
-    return Arguments(**{**fields, "dialect": Native(), "wire": Wire(), **given})
+    return Arguments(**{**fields, "dialect": Native(), "failover": Failover(), "wire": Wire(), **given})
 
 
 def test_what_is_offered_is_what_the_setting_says() -> None:
