@@ -33,7 +33,6 @@ from resilient_ws.opening import Dialer, guarantee_of, log, make_driver, start, 
 from resilient_ws.performing import LEAVE_TIMEOUT
 from resilient_ws.receiving import Receivers
 from resilient_ws.sending import Sender, compact_json
-from resilient_ws.wired import Transport
 
 EXIT_FLUSH_TIMEOUT = 10.0
 """Seconds that leaving a ``with`` block waits for acks."""
@@ -388,9 +387,6 @@ class Client:
         with self._performer.step():
             self._callbacks.add(receipt, callback)
         self._performer.perform()
-
-    def _open_transport(self, url: str, timeout: float, cancelled: Callable[[], bool]) -> Transport:
-        return self._dialer(url, self._arguments.dial_options(timeout), cancelled=cancelled)
 
     def _report(self, event: Event) -> None:
         """Tell the log and the user of an event."""

@@ -30,7 +30,7 @@ def _not_negative(instance: object, attribute: attrs.Attribute[Any], value: floa
         raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be a number, 0 or above")
 
 
-def _one_of(*allowed: str | None) -> Any:
+def _one_of(*allowed: str | bool | None) -> Any:
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if value not in allowed:
             raise ValueError(
@@ -83,12 +83,15 @@ class Failover:
         eject_after: Consecutive failures after which an endpoint is left out for a while.
         ejection: Seconds of the first ejection; grows with each one.
         max_ejection: Its ceiling.
+        affinity: Whether cookies that a balancer sets are sent back to it, so that a reconnect reaches the node that
+            served before; they are forgotten where that node does not serve any more.
     """
 
     stagger: float | None = attrs.field(default=0.25, validator=_positive_or_none)
     eject_after: int = attrs.field(default=3, validator=_positive)
     ejection: float = attrs.field(default=5.0, validator=_positive)
     max_ejection: float = attrs.field(default=60.0, validator=_positive)
+    affinity: bool = attrs.field(default=True, validator=_one_of(True, False))
 
 
 @attrs.frozen(kw_only=True)

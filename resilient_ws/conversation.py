@@ -41,11 +41,16 @@ class Rng(Protocol):
 
 @attrs.frozen
 class Dial:
-    """Open a connection; answer with ``connection_made`` or ``connection_lost``."""
+    """
+    Open a connection; answer with ``connection_made`` or ``connection_lost``.
+
+    ``is_fresh``: not to the node that served before, so without the cookies that lead there.
+    """
 
     conn: int
     url: str
     timeout: float
+    is_fresh: bool = False
 
 
 @attrs.frozen
@@ -144,7 +149,8 @@ class Conversation:
         timeout = self.backoff.connect_timeout()
         url = self.pool.next(now, avoid={connection.url for connection in self.connections.values()})
         self.connections[self.numbers] = Connection(self.numbers, url, role, now + timeout)
-        self.actions.append(Dial(self.numbers, url, timeout))
+        is_fresh = self.pool.take_unpinned(url) or role is not Role.PRIMARY
+        self.actions.append(Dial(self.numbers, url, timeout, is_fresh))
         self.events.append(events.Connecting(conn=self.numbers, endpoint=shown(url), attempt=self.backoff.failures + 1))
         if role in (Role.PRIMARY, Role.CANDIDATE) and Role.CANDIDATE in self.settings.roles:
             self.hedge_at = now + self.settings.hedge_delay

@@ -122,6 +122,7 @@ class DialOptions:
         stagger: Seconds after which the next address is tried beside the one before it.
         origin: Value of the Origin header; None sends none.
         cookie: Value of the Cookie header.
+        cookies: Called when the upgrade is written; gives what follows in the same header, byte for byte.
         family: ``socket.AF_INET`` or ``AF_INET6`` to use one only, 0 for both.
         allow_plaintext: Allow ``ws://`` to other hosts than this one.
         compression: What is offered of permessage-deflate; None offers nothing, and compressed frames are refused.
@@ -142,6 +143,7 @@ class DialOptions:
     stagger: float = attrs.field(default=STAGGER, validator=_positive)
     origin: str | None = attrs.field(default=None, validator=_check_optional)
     cookie: str | None = attrs.field(default=None, validator=_check_optional, repr=False)
+    cookies: Callable[[], bytes] | None = attrs.field(default=None, repr=False)
     family: int = 0
     allow_plaintext: bool = False
     compression: Offer | None = None

@@ -34,6 +34,7 @@ class _Health:
     failures: int = 0
     ejections: int = 0
     ejected_until: float = -math.inf
+    is_unpinned: bool = False
 
     def failed(self, now: float, failover: Failover) -> bool:
         self.failed_at = max(self.failed_at, now)
@@ -46,6 +47,7 @@ class _Health:
         except OverflowError:
             grown = math.inf
         self.ejections += 1
+        self.is_unpinned = True
         self.ejected_until = now + max(failover.ejection, min(grown, failover.max_ejection))
         return True
 
@@ -140,6 +142,16 @@ class EndpointPool:
         if health.ejections:
             return "on probation"
         return "failing" if health.failures else "good"
+
+    def unpin(self, url: str) -> None:
+        """Note that the node behind an endpoint that served, or was tried, is not to be dialled again (affinity)."""
+        self._health[url].is_unpinned = True
+
+    def take_unpinned(self, url: str) -> bool:
+        """Say, to the next dial only, whether :meth:`unpin` was called or the endpoint was ejected."""
+        health = self._health[url]
+        is_unpinned, health.is_unpinned = health.is_unpinned, False
+        return is_unpinned
 
     def ejected(self, now: float) -> frozenset[str]:
         """Return the endpoints that are out; never all of them: a pool that is out as a whole has nobody to prefer."""

@@ -267,6 +267,7 @@ def riders(core: Conversation, connection: Connection, frame: frames.Ping | fram
 def on_drain(core: Conversation, connection: Connection, frame: frames.Drain, now: float) -> None:
     core.events.append(events.DrainNoticed(conn=connection.number, within=frame.within))
     connection.spread = frame.spread
+    core.pool.unpin(connection.url)
     if Role.SUCCESSOR in core.settings.roles and connection is core.primary and not core.is_racing():
         core.plan(core.rng.uniform(0.0, min(frame.jitter, frame.within)), now)
 

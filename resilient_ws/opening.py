@@ -24,6 +24,7 @@ from resilient_ws.events import Event, JournalOpened
 from resilient_ws.exceptions import ConnectError, ConnectTimeout, SessionClosed
 from resilient_ws.performing import Performer
 from resilient_ws.persisting import Persister
+from resilient_ws.pinning import Pinning
 from resilient_ws.records import Restored
 from resilient_ws.session import Role, Session
 from resilient_ws.wired import Opener, Transport
@@ -38,9 +39,10 @@ Dialer = Callable[..., Transport]
 class Owner(Protocol):
     """The Client, as seen from here."""
 
-    def _report(self, event: Event) -> None: ...
+    _arguments: Arguments
+    _dialer: Dialer
 
-    def _open_transport(self, url: str, timeout: float, cancelled: Callable[[], bool]) -> Transport: ...
+    def _report(self, event: Event) -> None: ...
 
 
 def open_its_journal(arguments: Arguments, instance: str, clock: Callable[[], float]) -> Journal | None:
@@ -114,7 +116,7 @@ def _drive(
 ) -> Driver:
     performer = Performer(
         session=session,
-        opener=_make_opener(weakref.ref(owner)),
+        opener=_make_opener(weakref.ref(owner), Pinning(clock=clock) if arguments.failover.affinity else None),
         make_codec=arguments.dialect.client,
         listener=_make_listener(weakref.ref(owner)),
         callbacks=callbacks,
@@ -130,13 +132,15 @@ def _drive(
     return Driver(performer=performer, write_timeout=arguments.wire.write_timeout, persister=persister)
 
 
-def _make_opener(owner: weakref.ref[Any]) -> Opener:
-    def open_transport(url: str, timeout: float, cancelled: Callable[[], bool]) -> Transport:
-        opening = owner()
+def _make_opener(owner: weakref.ref[Any], pinning: Pinning | None) -> Opener:
+    def open_transport(url: str, timeout: float, cancelled: Callable[[], bool], is_fresh: bool) -> Transport:
+        opening: Owner | None = owner()
         if opening is None:
             raise SessionClosed("the Client is gone")
-        opened: Transport = opening._open_transport(url, timeout, cancelled)
-        return opened
+        options = opening._arguments.dial_options(timeout)
+        if pinning is None:
+            return opening._dialer(url, options, cancelled=cancelled)
+        return pinning.dial(opening._dialer, url, options, is_fresh, cancelled=cancelled)
 
     return open_transport
 

@@ -303,7 +303,9 @@ class Performer:
         error: BaseException | None = None
         if action.conn in dialling:
             try:
-                transport = self.opener(action.url, action.timeout, lambda: action.conn not in dialling)
+                transport = self.opener(
+                    action.url, action.timeout, lambda: action.conn not in dialling, action.is_fresh
+                )
             except BaseException as failed:  # sys.exit() in a user's headers= too: the session has to know
                 error = failed
         with self.step() as now:

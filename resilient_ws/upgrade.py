@@ -28,6 +28,7 @@ _READ = 4 << 10
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: ([^\r\n]+)\r\n")
 _COOKIE = re.compile(rb"\r\nCookie:[^\r\n]*")
+_UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 # -- what an answer means (pure) --------------------------------------------------------------------------------------
@@ -204,12 +205,17 @@ class GuardedSocket:
             lines.append(f"Sec-WebSocket-Extensions: {self.options.compression.header}")
         if self.options.origin is not None:
             lines.append(f"Origin: {self.options.origin}")
-        cookies = [value for name, value in self.options.headers if name.lower() == "cookie"]
-        cookies += [] if self.options.cookie is None else [self.options.cookie]
-        if cookies:
-            lines.append(f"Cookie: {'; '.join(cookies)}")
         own = "".join(f"{line}\r\n" for line in lines)
-        return f"GET {self.endpoint.path} HTTP/1.1".encode() + head + own.encode() + b"\r\n"
+        return f"GET {self.endpoint.path} HTTP/1.1".encode() + head + own.encode() + self._cookie_line() + b"\r\n"
+
+    def _cookie_line(self) -> bytes:
+        cookies = [value.encode() for name, value in self.options.headers if name.lower() == "cookie"]
+        cookies += [] if self.options.cookie is None else [self.options.cookie.encode()]
+        kept = b"" if self.options.cookies is None else self.options.cookies()
+        if _UNSAFE.search(kept):
+            raise ValueError("a cookie of the jar contains CR, LF, NUL or another control character")
+        cookies += [kept] if kept else []
+        return b"Cookie: " + b"; ".join(cookies) + b"\r\n" if cookies else b""
 
     def _write(self, data: bytes) -> None:
         self.deadline.stage = "sending the upgrade"

@@ -46,8 +46,8 @@ class Transport(Protocol):
     def release(self) -> None: ...
 
 
-Opener = Callable[[str, float, Callable[[], bool]], Transport]
-"""``(url, timeout, cancelled) -> transport``; blocks, in a thread of its own."""
+Opener = Callable[[str, float, Callable[[], bool], bool], Transport]
+"""``(url, timeout, cancelled, is_fresh) -> transport``; blocks, in a thread of its own."""
 
 
 @attrs.define(eq=False)

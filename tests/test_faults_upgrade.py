@@ -18,7 +18,7 @@ from resilient_ws import (
     connect,
 )
 from server_fixture import rude
-from server_fixture.rude import Behaviour, Caller, RudeServer, answer
+from server_fixture.rude import Behaviour, RudeServer, answer
 from tests.fault_server import AT_ONCE, Model, opened, proxied, taken, url_of
 from tests.transport_tools import PATIENCE
 
@@ -217,23 +217,3 @@ def test_H5_H6_retry_after_is_ignored_for_now() -> None:
     error, _ = refused(busy)
     assert isinstance(error.__cause__, HandshakeRejected)
     assert error.__cause__.retry_after == 30.0
-
-
-def test_H21_no_cookie_is_sent_for_now() -> None:
-    """A Set-Cookie is not sent back, neither one of a refusal nor one of a 101; the user's own header is."""
-    given = [("Set-Cookie", "AWSALB=node-1; Path=/")]
-    model = Model("a")
-
-    def marked(caller: Caller) -> None:
-        rude.accept_upgrade(caller, headers=given)
-        model.talk(model.enter(caller))
-
-    script = [rude.status(503, headers=given), marked]
-    with RudeServer(script) as server, proxied(server) as proxy:
-        with opened(url_of(proxy)) as client:
-            assert taken(client, 1) == ["a"]
-            proxy.cut_all()
-            client.send("b").result(PATIENCE)
-        assert [request.get("cookie") for request in server.requests] == [None, None, None]
-        with opened(server.url, headers={"Cookie": "mine=1"}):  # the control: a cookie could be seen
-            assert server.requests[-1].get("cookie") == "mine=1"

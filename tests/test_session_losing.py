@@ -84,6 +84,42 @@ def test_a_stable_connection_starts_the_backoff_anew(up: float, acked: bool, fai
     assert rig.session.stats()["failures"] == failures
 
 
+@pytest.mark.parametrize("how", [1013, 4408, "silence", "a broken rule"])
+def test_S26_a_hello_without_a_welcome_is_not_led_back(how: int | str) -> None:
+    """Rule 6: the node did not welcome, so the next dial is a fresh one; the one after that is not."""
+    rig = Rig.new()
+    rig.made()
+    if how == "silence":
+        rig.tick(11.0)
+    elif how == "a broken rule":
+        rig.say(f.Ping(echo=""), f.Ready(generation=1))
+    else:
+        rig.lose(how)
+    rig.tick(1.0)
+    rig.lose(NoEndpoint("refused"))
+    rig.tick(5.0)
+    assert [dial.is_fresh for dial in rig.dials] == [False, True, False]
+
+
+def test_S26_an_ordinary_loss_is_led_back() -> None:
+    """A connection that was welcomed and breaks, or one that is not made, says nothing against the node."""
+    rig = Rig.open()
+    rig.lose()
+    rig.tick(1.0)
+    rig.lose(NoEndpoint("refused"))
+    rig.tick(5.0)
+    assert [dial.is_fresh for dial in rig.dials] == [False, False, False]
+
+
+def test_S26_an_ejected_endpoint_is_dialled_afresh() -> None:
+    """An endpoint that failed so often that it was left out comes back without what led to the node that failed."""
+    rig = Rig.new(failover=Failover(eject_after=2))
+    for _ in range(3):
+        rig.lose(NoEndpoint("refused"))
+        rig.tick(20.0)
+    assert [dial.is_fresh for dial in rig.dials[:3]] == [False, False, True]
+
+
 def test_stability_is_noticed_by_the_timer_too() -> None:
     """A connection on which only pings go out is stable after its time."""
     rig = Rig.new()

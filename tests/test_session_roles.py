@@ -125,6 +125,19 @@ def drained(**changes: Any) -> Rig:
     return rig
 
 
+def test_rule_6_a_successor_is_not_led_back() -> None:
+    """Behind a balancer there is one endpoint: the successor is dialled there, not led to the old node."""
+    rig = Rig.open(roles=SUCCEEDED)
+    rig.say(f.Drain(within=20.0, jitter=2.0))
+    rig.tick(2.0)
+    assert [(dial.url, dial.is_fresh) for dial in rig.dials] == [("ws://a", False), ("ws://a", True)]
+    rig.made(2)
+    rig.welcome(2)
+    rig.lose(conn=2)
+    rig.tick(1.0)
+    assert not rig.dials[2].is_fresh
+
+
 def test_a_drain_notice_makes_before_it_breaks() -> None:
     """After a jittered part the successor is dialled elsewhere; the old connection counts until its welcome is read."""
     rig = drained()
