@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from server_fixture.balancer import AFFINITIES
 from server_fixture.commands import parse
 from server_fixture.extra import require_or_exit
 
@@ -31,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--nodes", type=int, default=3, help="how many (default 3)")
     up.add_argument("--ttl", type=float, default=60.0, help="seconds that a session outlives its last refresh")
     _add_node_command(up)
+    _add_balancer(up)
     up.set_defaults(run=_up)
     demo = commands.add_parser(
         "demo",
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         help="negative control: each connection starts a new session from now and forgets what it sent; must exit 1",
     )
     _add_node_command(demo)
+    _add_balancer(demo)
     demo.set_defaults(run=_demo)
     _add_kills(commands.add_parser)
     return parser
@@ -81,6 +84,13 @@ def _add_node_command(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_balancer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--balancer", choices=("embedded",), help="put one before the nodes; clients dial it")
+    parser.add_argument(
+        "--affinity", choices=AFFINITIES, default="none", help="how it leads clients back to a node (default none)"
+    )
+
+
 def _commands(options: Sequence[str]) -> dict[int, tuple[str, ...]]:
     """
     Read the commands of nodes.
@@ -100,7 +110,8 @@ def _up(arguments: argparse.Namespace) -> int:
     from server_fixture.cluster import Cluster
 
     commands = _commands(arguments.node_command)
-    with Cluster(arguments.nodes, ttl=arguments.ttl, commands=commands) as cluster:
+    before = {"balancer": arguments.balancer, "affinity": arguments.affinity}
+    with Cluster(arguments.nodes, ttl=arguments.ttl, commands=commands, **before) as cluster:
         for url in cluster.urls:
             print(url, flush=True)
         for number, command in commands.items():
@@ -125,6 +136,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         sessions=arguments.sessions,
         replay=not arguments.no_replay,
         commands=_commands(arguments.node_command),
+        balancer=arguments.balancer,
+        affinity=arguments.affinity,
     )
     print(f"{options.command}", flush=True)
     with contextlib.closing(display_for(sys.stdout)) as display:

@@ -1,19 +1,18 @@
 """
 A cluster on this machine: one store and some nodes, real processes that can be killed, stopped, drained and restarted.
 
-Here live the processes and their addresses. When what is broken never lives here (``chaos.py``), nor does what a node
-does (``node.py``). Nothing outlives the process that made the cluster, however that one ends.
+Here live the cluster and its addresses; one node's process is in ``member.py``. When what is broken never lives here
+(``chaos.py``), nor does what a node does (``node.py``). Nothing outlives the process that made the cluster, however
+that one ends.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pathlib
 import secrets
 import shutil
-import signal
 import tempfile
 import time
 import types
@@ -25,171 +24,15 @@ from collections.abc import Mapping, Sequence
 from server_fixture import commands as named
 from server_fixture import history
 from server_fixture.backplane import Published
+from server_fixture.balancer import Affinity, Balancer
 from server_fixture.engine import Engine
 from server_fixture.extra import require
-from server_fixture.process import Child, ChildFailed
+from server_fixture.member import START_TIMEOUT, Node
+from server_fixture.process import ChildFailed
 
-START_TIMEOUT = 30.0
-"""Seconds that a process gets until it says READY; generous, because tests run on busy machines."""
 _ASK_TIMEOUT = 10.0
 
 __all__ = ["ChildFailed", "Cluster", "Node"]
-
-
-@typing.final
-class Node:
-    """
-    One node of a cluster, over all the processes that it has been.
-
-    Args:
-        name: As it is told in the welcome.
-        flags: For the command, without name and port.
-        directory: Where its log goes.
-        env: What its environment has beside ours.
-        command: What it is started with; the default is the reference server.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        flags: Sequence[str],
-        directory: pathlib.Path,
-        env: Mapping[str, str],
-        command: tuple[str, ...] = named.REFERENCE,
-    ) -> None:
-        self.name = name
-        self.command = command
-        self.log_path = directory / f"{name}.log"
-        self.port = 0
-        self.is_paused = False
-        self.is_draining = False
-        self.is_meant_to_live = False
-        self._flags = list(flags)
-        self._env = dict(env)
-        self._child: Child | None = None
-
-    def start(self) -> None:
-        """Start it and return at once; :meth:`wait_ready` waits. It keeps the port that it had before."""
-        if self.is_alive:
-            return
-        argv = [*named.leashed(self.command), f"--name={self.name}", f"--port={self.port}", *self._flags]
-        self._child = Child(argv, name=self.name, log_path=self.log_path, env=self._env)
-        self.is_paused = self.is_draining = False
-        self.is_meant_to_live = True
-
-    def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
-        """
-        Wait until it serves.
-
-        Raises:
-            ChildFailed: It ended, did not get ready, or did not say on which port; the text has the end of its log.
-        """
-        said = self.child.wait_ready(timeout)
-        port = said.get("port")
-        if type(port) is not int or not 0 < port < 65536 or self.port not in (0, port):
-            self.close()
-            asked = f" (it was told {self.port})" if self.port else ""
-            raise ChildFailed(self.child, f"said READY {json.dumps(said)}, where 'port' is to be its port{asked}")
-        self.port = port
-
-    @property
-    def child(self) -> Child:
-        """
-        Its process, dead or alive.
-
-        Raises:
-            RuntimeError: It was never started.
-        """
-        if self._child is None:
-            raise RuntimeError(f"{self.name} was never started: call start(), or use the cluster in a with block")
-        return self._child
-
-    @property
-    def url(self) -> str:
-        """Where clients dial it; the same after a restart."""
-        return f"ws://127.0.0.1:{self.port}/"
-
-    @property
-    def pid(self) -> int:
-        return self.child.pid
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether there is a process, serving or not."""
-        return self._child is not None and self._child.is_alive
-
-    @property
-    def is_serving(self) -> bool:
-        """Whether it said READY, and neither was stopped nor drains."""
-        return self.is_alive and bool(self.child.ready) and not self.is_paused and not self.is_draining
-
-    def kill(self) -> None:
-        """End it as a crash would (SIGKILL)."""
-        self.is_meant_to_live = False
-        self.child.kill()
-
-    def restart(self, *, wait: bool = True) -> None:
-        """
-        Start it again on its port, killed before where it still lives.
-
-        Args:
-            wait: Return only when it serves.
-        """
-        if self.is_alive:
-            self.kill()
-        self.start()
-        if wait:
-            self.wait_ready()
-
-    def pause(self) -> None:
-        """Stop it where it stands (SIGSTOP): its sockets stay open, nothing answers."""
-        self.child.pause()
-        self.is_paused = True
-
-    def resume(self) -> None:
-        """Let it go on after :meth:`pause`."""
-        self.child.resume()
-        self.is_paused = False
-
-    def drain(self, *, wait: bool = True, timeout: float = 60.0) -> None:
-        """
-        Ask it to send its clients away and to end (SIGTERM).
-
-        Args:
-            wait: Return only when it has ended.
-            timeout: Seconds to wait.
-
-        Raises:
-            TimeoutError: It still lives.
-            ChildFailed: It ended with something else than 0.
-        """
-        self.child.expect_alive()
-        self.is_meant_to_live, self.is_draining = False, True
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.child.pid, signal.SIGTERM)
-        if wait and self.child.wait(timeout) != 0:
-            raise ChildFailed(self.child, f"was drained and ended with {self.child.exit_code}")
-
-    def expect_alive(self) -> None:
-        """
-        Check that nothing ended it but us.
-
-        Raises:
-            ChildFailed: It has ended; the text has its exit code and the end of its log.
-        """
-        if self.is_meant_to_live:
-            self.child.expect_alive()
-
-    def close(self) -> None:
-        """End the process, whatever state it is in."""
-        self.is_meant_to_live = False
-        if self.is_alive:
-            self.child.kill()
-
-    def __repr__(self) -> str:
-        states = {"serving": self.is_serving, "paused": self.is_paused, "draining": self.is_draining}
-        state = next((name for name, holds in states.items() if holds and self.is_alive), None)
-        return f"<Node {self.name} at {self.url} {state or ('starting' if self.is_alive else 'down')}>"
 
 
 @typing.final
@@ -209,6 +52,9 @@ class Cluster:
         directory: Where the logs go; None: a new directory that goes with the cluster.
         commands: Nodes that are not the reference server, by their numbers: ``{2: ["node", "server.js"]}`` starts
             node-2 by this program, with the same flags and variables as the others; ``docs/node.md`` has the contract.
+        balancer: ``embedded`` puts one before the nodes, and clients dial it: ``urls`` has its address only. None: the
+            nodes are dialled directly.
+        affinity: How it leads clients back to the same node; see :class:`server_fixture.balancer.Balancer`.
     """
 
     def __init__(
@@ -221,9 +67,13 @@ class Cluster:
         flags: Mapping[str, object] | None = None,
         directory: str | os.PathLike[str] | None = None,
         commands: Mapping[int, Sequence[str]] | None = None,
+        balancer: typing.Literal["embedded"] | None = None,
+        affinity: Affinity = "none",
     ) -> None:
         if nodes < 1 or (nodes > 1 and backplane == "memory"):
             raise ValueError(f"nodes={nodes}: at least one, and only one without a shared backplane ('memory')")
+        if balancer not in (None, "embedded") or (balancer is None and affinity != "none"):
+            raise ValueError(f"balancer={balancer!r}, affinity={affinity!r}: affinity needs balancer='embedded'")
         given = named.checked(commands, nodes)
         require("aiohttp", "redis")
         self._is_own_directory = directory is None
@@ -239,6 +89,7 @@ class Cluster:
             Node(f"node-{number}", written, self.directory, env, given.get(number, named.REFERENCE))
             for number in range(1, nodes + 1)
         )
+        self.balancer = None if balancer is None else Balancer(self.nodes, affinity)
 
     # -- the processes ------------------------------------------------------------------------------------------------
 
@@ -254,6 +105,8 @@ class Cluster:
         for node in self.nodes:
             node.start()
         self.wait_ready()
+        if self.balancer is not None:
+            self.balancer.start()
 
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
         """
@@ -269,7 +122,9 @@ class Cluster:
 
     @property
     def urls(self) -> list[str]:
-        """Where clients dial, one URL for each node; the same for as long as the cluster lives."""
+        """Where clients dial, the balancer or each node; the same for as long as the cluster lives."""
+        if self.balancer is not None:
+            return [self.balancer.url]
         return [node.url for node in self.nodes]
 
     @property
@@ -297,6 +152,8 @@ class Cluster:
 
     def close(self, *, keep_logs: bool = False) -> None:
         """End every process; the logs go too, unless they are to be kept (``keep_logs``) or their place is not ours."""
+        if self.balancer is not None:
+            self.balancer.close()
         for node in self.nodes:
             node.close()
         if self.engine is not None:

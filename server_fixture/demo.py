@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 
 from server_fixture import checker, commands, history, second_checker
+from server_fixture.balancer import Affinity
 from server_fixture.chaos import Nemesis
 from server_fixture.cluster import Cluster
 from server_fixture.recorder import Recorder, Spread, Tally
@@ -40,6 +41,7 @@ class Options:
 
     Attributes:
         commands: As those of a :class:`Cluster`. A run with some proves nothing where one of its nodes served nobody.
+        balancer, affinity: As those of a :class:`Cluster`.
     """
 
     nodes: int = attrs.field(default=3, validator=attrs.validators.ge(1))
@@ -49,12 +51,16 @@ class Options:
     sessions: int = attrs.field(default=6, validator=attrs.validators.ge(3))
     replay: bool = True
     commands: Mapping[int, tuple[str, ...]] = attrs.field(factory=dict)
+    balancer: typing.Literal["embedded"] | None = None
+    affinity: Affinity = "none"
 
     @property
     def command(self) -> str:
         """The line that runs the same schedule again."""
         flags = f"--nodes {self.nodes} --seconds {self.seconds:g} --kill-every {self.kill_every:g} --seed {self.seed}"
         rest = "" if self.replay else " --no-replay"
+        if self.balancer is not None:
+            rest += f" --balancer {self.balancer} --affinity {self.affinity}"
         for number, command in self.commands.items():
             rest += f" --node-command {shlex.quote(commands.written(number, command))}"
         return f"python -m server_fixture demo {flags} --sessions {self.sessions}{rest}"
@@ -113,7 +119,7 @@ def run_demo(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | None
     Raises:
         ChildFailed: A node or the store ended by itself.
     """
-    with Cluster(options.nodes, commands=options.commands) as cluster, _quiet_log(cluster.directory):
+    with _cluster(options) as cluster, _quiet_log(cluster.directory):
         recorder = Recorder()
         nemesis = Nemesis(cluster, recorder.record, options.seed, options.kill_every, recorder.kill)
         workload = Workload(cluster, recorder, options.sessions, is_forgetful=not options.replay)
@@ -133,6 +139,10 @@ def run_demo(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | None
         with (cluster.directory / "history.jsonl").open("w", encoding="utf-8") as file:
             recorder.history.dump(file)
         return outcome, cluster.directory
+
+
+def _cluster(options: Options) -> Cluster:
+    return Cluster(options.nodes, commands=options.commands, balancer=options.balancer, affinity=options.affinity)
 
 
 def _load_and_heal(run: Run, show: Show) -> list[str]:
@@ -314,6 +324,7 @@ def _report(run: Run, judged: checker.Verdict | None, verdict: str) -> dict[str,
         "recovery_ms": _milliseconds(recorder.spread(recorder.recoveries)),
         "recovery_to_message_ms": _milliseconds(recorder.spread(recorder.to_message)),
         **_served(run),
+        **({} if run.options.balancer is None else {"affinity": run.options.affinity}),
         "verdict": verdict,
     }
 
