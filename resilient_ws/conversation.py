@@ -149,7 +149,7 @@ class Conversation:
         timeout = self.backoff.connect_timeout()
         url = self.pool.next(now, avoid={connection.url for connection in self.connections.values()})
         self.connections[self.numbers] = Connection(self.numbers, url, role, now + timeout)
-        is_fresh = self.pool.take_unpinned(url) or role is not Role.PRIMARY
+        is_fresh = self.pool.take_unpinned(url) or role in (Role.SUCCESSOR, Role.STANDBY)
         self.actions.append(Dial(self.numbers, url, timeout, is_fresh))
         self.events.append(events.Connecting(conn=self.numbers, endpoint=shown(url), attempt=self.backoff.failures + 1))
         if role in (Role.PRIMARY, Role.CANDIDATE) and Role.CANDIDATE in self.settings.roles:

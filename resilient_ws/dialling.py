@@ -122,13 +122,14 @@ class DialOptions:
         stagger: Seconds after which the next address is tried beside the one before it.
         origin: Value of the Origin header; None sends none.
         cookie: Value of the Cookie header.
-        cookies: Called when the upgrade is written; gives what follows in the same header, byte for byte.
+        cookies: Called when an upgrade is written; gives what follows in the same header, byte for byte.
         family: ``socket.AF_INET`` or ``AF_INET6`` to use one only, 0 for both.
         allow_plaintext: Allow ``ws://`` to other hosts than this one.
         compression: What is offered of permessage-deflate; None offers nothing, and compressed frames are refused.
         is_compressible: Asked for each message to be written once compression is agreed; None: all are. Says no to
             whatever holds a credential. Called by the thread that writes, outside any lock.
-        on_response: Called with status and headers of every answer to the upgrade, refused ones too (cookies).
+        on_response: Called with status and headers of every answer to an upgrade, refused ones too (cookies), by the
+            thread that called ``cookies`` for it; several addresses may be tried at once.
     """
 
     headers: tuple[tuple[str, str], ...] = attrs.field(

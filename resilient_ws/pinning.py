@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import attrs
 
 from resilient_ws.affinity import Jar, Visit, names_in
-from resilient_ws.dialling import DialOptions, check_url
+from resilient_ws.dialling import DialOptions, Endpoint, check_url
 from resilient_ws.exceptions import ConnectError
 from resilient_ws.heads import Headers, values_of
 
 T = TypeVar("T")
 
+_UPGRADED = 101
 _IN_TROUBLE = 500
 """From this status on an answer says that the node, or the way to it, does not work."""
 
@@ -42,12 +43,21 @@ def is_public_suffix(domain: str) -> bool:
 
 
 @attrs.define(eq=False)
-class _Handshake:
-    """One dial: whether its request went out, and what was answered."""
+class _Dial:
+    """
+    One dial, which may try several ways to the place at once, each in a thread of its own.
 
-    visit: Visit
-    is_asked: bool = False
+    Attributes:
+        visits: Handshakes that were asked and have no answer yet, by the thread.
+        is_answered: There was an answer, whatever it was.
+        is_over: A way was upgraded, or all is given up: what is answered now is nobody's.
+    """
+
+    place: Endpoint
+    own: frozenset[str]
+    visits: dict[int, Visit] = attrs.field(factory=dict)
     is_answered: bool = False
+    is_over: bool = False
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -80,35 +90,41 @@ class Pinning:
             Exception: What the dialer raises. Where the request had cookies and nothing was answered, they are dropped.
         """
         place = check_url(url, allow_plaintext=options.allow_plaintext)
-        with self._lock:
-            if is_fresh:
+        if is_fresh:
+            with self._lock:
                 self._jar.forget(place)
-            handshake = _Handshake(self._jar.visit(place))
-        own = names_in(value for name, value in options.headers if name.lower() == "cookie")
+        this = _Dial(place, names_in(value for name, value in options.headers if name.lower() == "cookie"))
         with_jar = attrs.evolve(
             options,
-            cookies=lambda: self._ask(handshake, own),
-            on_response=lambda status, headers: self._hear(handshake, status, headers),
+            cookies=lambda: self._ask(this),
+            on_response=lambda status, headers: self._hear(this, status, headers),
         )
         try:
             return dialer(url, with_jar, **rest)
         except ConnectError:
-            if handshake.is_asked and not handshake.is_answered:
-                with self._lock:
-                    self._jar.missed(handshake.visit)
+            self._give_up(this)
             raise
 
-    def _ask(self, handshake: _Handshake, own: frozenset[str]) -> bytes:
-        handshake.is_asked = True
+    def _ask(self, this: _Dial) -> bytes:
         with self._lock:
-            return self._jar.cookies(handshake.visit, self.clock(), own=own)
+            visit = this.visits[threading.get_ident()] = self._jar.visit(this.place)
+            return self._jar.cookies(visit, self.clock(), own=this.own)
 
-    def _hear(self, handshake: _Handshake, status: int, headers: Headers) -> None:
-        handshake.is_answered = True
-        date = dict(headers).get("date", "")
+    def _hear(self, this: _Dial, status: int, headers: Headers) -> None:
+        date, lines = dict(headers).get("date", ""), values_of(headers, "set-cookie")
         with self._lock:
+            visit = this.visits.pop(threading.get_ident())
+            this.is_answered = True
+            if this.is_over:
+                return
+            this.is_over = status == _UPGRADED
             if status >= _IN_TROUBLE:
                 # Then what the same answer sets is not taken either: some balancers renew the pin with every answer.
-                self._jar.missed(handshake.visit)
-            lines = values_of(headers, "set-cookie")
-            self._jar.hear(handshake.visit, lines, date=date, wall=self.wall(), now=self.clock())
+                self._jar.missed(visit)
+            self._jar.hear(visit, lines, date=date, wall=self.wall(), now=self.clock())
+
+    def _give_up(self, this: _Dial) -> None:
+        with self._lock:
+            this.is_over = True
+            for visit in () if this.is_answered else this.visits.values():
+                self._jar.missed(visit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -269,6 +270,53 @@ def test_a_fresh_dial_forgets() -> None:
     jar.dial(dialling(["a=1"]), url, options, False)
     assert jar.dial(dialling(["a=2"]), url, options, True) == b""
     assert jar.dial(dialling([]), url, options, False) == b"a=2"
+
+
+@pytest.mark.parametrize(
+    ("answers", "left"),
+    [
+        ([(101, "a=2"), (101, "a=3")], b"a=2"),
+        ([(101, "a=2"), (503, "a=3")], b"a=2"),
+        ([(429, "a=2"), (101, "a=3")], b"a=3"),
+        ([(503, "a=2"), (429, "a=3")], b""),
+        ([(503, "a=2"), None], b""),
+        ([(429, "b=2"), None], b"a=1; b=2"),
+        ([None, None], b""),
+    ],
+)
+def test_one_dial_on_several_ways(answers: list[tuple[int, str] | None], left: bytes) -> None:
+    """Of the addresses of a name, tried at once, the first that is upgraded says what is kept."""
+    jar, url, options = Pinning(clock=lambda: 0.0), "ws://127.0.0.1:1/", DialOptions()
+    jar.dial(dialling(["a=1"]), url, options, False)
+
+    def racing(url: str, options: DialOptions) -> bytes:
+        def way(answer: tuple[int, str] | None, turn: threading.Event, after: threading.Event) -> None:
+            assert options.cookies is not None
+            assert options.on_response is not None
+            asked.append(options.cookies())
+            both_asked.wait(PATIENCE)
+            assert turn.wait(PATIENCE)
+            if answer is not None:
+                options.on_response(answer[0], [("set-cookie", answer[1])])
+            after.set()
+
+        asked: list[bytes] = []
+        both_asked = threading.Barrier(2)
+        turns = [threading.Event() for _ in range(3)]
+        turns[0].set()
+        ways = [threading.Thread(target=way, args=(answers[n], turns[n], turns[n + 1])) for n in range(2)]
+        for thread in ways:
+            thread.start()
+        for thread in ways:
+            thread.join(PATIENCE)
+        assert asked == [b"a=1", b"a=1"]
+        if not any(answer and answer[0] == 101 for answer in answers):
+            raise HandshakeRejected("no way was upgraded")
+        return b""
+
+    with contextlib.suppress(HandshakeRejected):
+        jar.dial(racing, url, options, False)
+    assert jar.dial(dialling([]), url, options, False) == left
 
 
 def test_dials_in_many_threads() -> None:
