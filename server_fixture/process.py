@@ -142,6 +142,7 @@ class Child:
         self.name = name
         self.log_path = pathlib.Path(log_path)
         self.ready: dict[str, typing.Any] = {}
+        self._was_ready = False
         self._has_reported = threading.Event()
         self._is_over = threading.Event()
         log = self.log_path.open("ab", buffering=0)
@@ -186,7 +187,7 @@ class Child:
                 if fields is None or self._has_reported.is_set():
                     log.write(line)
                     continue
-                self.ready = fields
+                self.ready, self._was_ready = fields, True
                 self._has_reported.set()
         self._process.wait()
         os.close(self._leash)
@@ -222,15 +223,15 @@ class Child:
             timeout: Seconds to wait; a child that is not ready by then is killed.
 
         Returns:
-            The fields of its READY line, also kept in ``ready``.
+            The fields of its READY line, also kept in ``ready``; whether it lives still is `expect_alive`'s.
 
         Raises:
-            ChildFailed: It ended before, or the time was over.
+            ChildFailed: It ended before it was ready, or the time was over.
         """
         if not self._has_reported.wait(timeout):
             self.terminate(2.0)
             raise ChildFailed(self, f"did not get ready within {timeout:g} s")
-        if self._is_over.is_set():
+        if not self._was_ready:
             self.expect_alive()
         return self.ready
 

@@ -177,6 +177,15 @@ def test_terminate_lets_it_end_in_order(start: Starter) -> None:
     assert child.terminate() == child.terminate() == 3
 
 
+def test_a_child_that_ended_behind_its_ready_line_was_ready(start: Starter) -> None:
+    """Which of the two the parent notices first makes no difference."""
+    child = start("announce_ready(port=7)")
+    assert child.wait(10.0) == 0
+    assert child.wait_ready() == {"port": 7}
+    with pytest.raises(ChildFailed, match="exit code 0"):
+        child.expect_alive()
+
+
 @linux
 def test_signals_wake_the_main_thread(start: Starter) -> None:
     """The watching thread takes no signal, the main thread does, so that SIGTERM wakes the one that handles it."""
