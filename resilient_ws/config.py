@@ -61,6 +61,7 @@ class Retry:
             ``max_connect_timeout``.
         max_connect_timeout: Its ceiling.
         max_spread: Longest window in seconds over which the first attempt after a loss is spread on a server's advice.
+        max_retry_after: So many seconds of a ``Retry-After`` are waited for at most; 0: none.
     """
 
     wait: tenacity.wait.wait_base = attrs.field(factory=lambda: tenacity.wait_exponential(multiplier=0.5, max=30.0))
@@ -69,6 +70,7 @@ class Retry:
     connect_timeout: float = attrs.field(default=10.0, validator=_positive)
     max_connect_timeout: float = attrs.field(default=60.0, validator=_positive)
     max_spread: float = attrs.field(default=30.0, validator=_not_negative)
+    max_retry_after: float = attrs.field(default=60.0, validator=_not_negative)
 
 
 @attrs.frozen(kw_only=True)

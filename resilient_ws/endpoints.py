@@ -34,6 +34,7 @@ class _Health:
     failures: int = 0
     ejections: int = 0
     ejected_until: float = -math.inf
+    held_until: float = -math.inf
     is_unpinned: bool = False
 
     def failed(self, now: float, failover: Failover) -> bool:
@@ -66,7 +67,8 @@ class EndpointPool:
     They are shuffled once, so that a herd of Clients does not walk through them in step. An endpoint that failed
     ``eject_after`` times in a row is out for a while that doubles with each ejection; when it is back, its next
     failure ejects it again, so that it gets one probe. While all would be out, none is: the one that failed longest ago
-    is tried.
+    is tried. One that asked not to be dialled for a while (``Retry-After``) is left alone until then, and where all
+    did, :meth:`rest` says for how long.
 
     Args:
         urls: The endpoints; repeated ones count once.
@@ -100,14 +102,27 @@ class EndpointPool:
                 not preferred to them.
 
         Returns:
-            The least recently failed of the best group: not ejected before ejected, then not avoided before avoided.
+            The least recently failed of the best group: not held off before held off, not ejected before ejected, then
+            not avoided before avoided.
         """
-        ejected = self.ejected(now)
+        held, ejected = self.held(now), self.ejected(now)
 
-        def badness(url: str) -> tuple[bool, bool, float]:
-            return url in ejected, url in avoid, self._health[url].failed_at
+        def badness(url: str) -> tuple[bool, bool, bool, float]:
+            return url in held, url in ejected, url in avoid, self._health[url].failed_at
 
         return min(self._health, key=badness)
+
+    def hold(self, url: str, until: float) -> None:
+        """Note that the endpoint asked not to be dialled before then."""
+        self._health[url].held_until = until
+
+    def held(self, now: float) -> frozenset[str]:
+        """Return the endpoints that asked not to be dialled yet."""
+        return frozenset(url for url, health in self._health.items() if now < health.held_until)
+
+    def rest(self, now: float) -> float:
+        """Return the seconds until one of them may be dialled; 0 where one may be at once."""
+        return max(0.0, min(health.held_until for health in self._health.values()) - now)
 
     def failed(self, url: str, now: float) -> float | None:
         """
@@ -159,9 +174,9 @@ class EndpointPool:
         return frozenset() if len(out) == len(self._health) else out
 
     def has_spare(self, now: float, busy: Collection[str]) -> bool:
-        """Say whether an endpoint is there that is neither ejected nor ``busy``: one to hedge with."""
-        return not self._health.keys() <= self.ejected(now) | set(busy)
+        """Say whether an endpoint is there that is neither ejected, held off nor ``busy``: one to hedge with."""
+        return not self._health.keys() <= self.ejected(now) | self.held(now) | set(busy)
 
     def has_other(self, url: str, now: float) -> bool:
-        """Say whether an endpoint other than ``url`` is there that is not ejected."""
-        return not self._health.keys() <= self.ejected(now) | {url}
+        """Say whether an endpoint other than ``url`` is there that is neither ejected nor held off."""
+        return not self._health.keys() <= self.ejected(now) | self.held(now) | {url}

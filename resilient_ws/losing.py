@@ -17,6 +17,7 @@ from resilient_ws.exceptions import (
     ConnectError,
     ConnectionLost,
     ConnectTimeout,
+    HandshakeRejected,
     RemoteProtocolError,
     SessionTakenOver,
 )
@@ -52,6 +53,8 @@ def lose(core: Conversation, connection: Connection, error: Exception, now: floa
     connection.step(ConnectionInput.LOST)
     core.last_error = error
     core.endpoint_failed(connection.url, now)
+    if isinstance(error, HandshakeRejected) and error.retry_after is not None:
+        core.pool.hold(connection.url, now + min(error.retry_after, core.settings.retry.max_retry_after))
     if core.primary is not None:  # a spare, or one on its way: the session goes on where it is
         core.next_hello(now)
         return
@@ -96,7 +99,7 @@ def retry_later(core: Conversation, connection: Connection, now: float) -> None:
     if fresh and was_open:
         many = core.pool.has_other(connection.url, now)
         delay = 0.0 if many else core.rng.uniform(0.0, min(connection.spread, core.settings.retry.max_spread))
-    core.plan(delay, now)
+    core.plan(core.pool.rest(now) + delay, now)
 
 
 def promote(core: Conversation, now: float) -> None:

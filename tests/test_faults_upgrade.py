@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import attrs
 import pytest
 
 from resilient_ws import (
@@ -207,13 +208,22 @@ def test_H23_nor_with_one_that_a_function_returns(settings: dict[str, Any]) -> N
         assert server.connections == 0
 
 
-def test_H5_H6_retry_after_is_ignored_for_now() -> None:
-    """Retry-After is read and kept in the error, and not waited for: that comes with the failover settings."""
-    busy = rude.status(503, headers=[("Retry-After", "30")])
+@pytest.mark.parametrize("status", [429, 503])
+def test_H5_H6_retry_after_is_waited_for(status: int) -> None:
+    """The next request comes when the seconds are over, not before."""
+    busy = rude.status(status, headers=[("Retry-After", "1")])
     started = time.monotonic()
-    with RudeServer([busy, busy, Model("a").serve]) as server, opened(server.url) as client:
+    with RudeServer([busy, Model("a").serve]) as server, opened(server.url) as client:
+        assert taken(client, 1) == ["a"]
+        assert 1.0 <= time.monotonic() - started < PATIENCE
+
+
+@pytest.mark.parametrize("value", ["31536000", "-5", "soon", "", "1e9"])
+def test_H5_H6_a_retry_after_that_is_none_holds_nobody_up(value: str) -> None:
+    """What cannot be read is ignored; a year is waited for no longer than Retry(max_retry_after=)."""
+    busy = rude.status(503, headers=[("Retry-After", value)])
+    retry = attrs.evolve(AT_ONCE, max_retry_after=0.3)
+    started = time.monotonic()
+    with RudeServer([busy, Model("a").serve]) as server, opened(server.url, retry=retry) as client:
         assert taken(client, 1) == ["a"]
     assert time.monotonic() - started < PATIENCE
-    error, _ = refused(busy)
-    assert isinstance(error.__cause__, HandshakeRejected)
-    assert error.__cause__.retry_after == 30.0

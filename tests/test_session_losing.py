@@ -234,6 +234,31 @@ def test_fatal_is_fatal_for_its_endpoint() -> None:
     assert rig.session.error is no
 
 
+@pytest.mark.parametrize(("asked", "waited"), [(5.0, 5.0), (3600.0, 60.0), (0.0, 0.0), (None, 0.0)])
+def test_H5_H6_a_server_that_asks_for_time_gets_it(asked: float | None, waited: float) -> None:
+    """Its Retry-After passes, within bounds, and then the backoff's delay."""
+    rig = Rig.new(urls=["ws://a"])
+    rig.lose(HandshakeRejected("busy", status=503, retry_after=asked))
+    assert rig.told(e.RetryScheduled)[-1].delay == waited + 0.5
+
+
+def test_H5_H6_others_are_dialled_meanwhile() -> None:
+    """Nobody waits for the one that is busy while another may be asked, and the busy one is not asked early."""
+    rig = Rig.new(urls=["ws://a", "ws://b"])
+    rig.lose(HandshakeRejected("busy", status=429, retry_after=20.0))
+    for _ in range(4):
+        rig.tick(8.0 if rig.now > 3.0 else 1.0)
+        rig.lose(NoEndpoint("refused"))
+    assert [dial.url for dial in rig.dials][:3] == ["ws://a", "ws://b", "ws://b"]
+    both = Rig.new(urls=["ws://a", "ws://b"])
+    for asked in (20.0, 10.0):
+        both.lose(HandshakeRejected("busy", status=429, retry_after=asked))
+        both.tick(0.5)
+    assert both.told(e.RetryScheduled)[-1].delay == 10.5
+    both.tick(10.5)
+    assert [dial.url for dial in both.dials] == ["ws://a", "ws://b", "ws://b"]
+
+
 def test_a_welcome_forgives_what_endpoints_refused() -> None:
     """What was fatal an hour ago may be mended."""
     no = HandshakeRejected("404", status=404, retryable=False)
