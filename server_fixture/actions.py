@@ -82,6 +82,7 @@ class Outlet:
     _calls: dict[int, tuple[Then, Callable[[], None] | None, tuple[type, ...]]] = attrs.field(factory=dict)
     _watched: set[str] = attrs.field(factory=set)
     _last_call: int = 0
+    _is_parting: bool = False
 
     def take(self) -> list[Action]:
         """Return what is to be done and forget it."""
@@ -105,6 +106,7 @@ class Outlet:
         *,
         failed: Callable[[], None] | None = None,
         accepts: tuple[type, ...] = (),
+        is_last: bool = False,
     ) -> None:
         """
         Ask the backplane.
@@ -114,9 +116,13 @@ class Outlet:
             then: Takes the answer, unless the table of endings says what it means.
             failed: Runs where the outcome is unknown; without it the connection closes 1013.
             accepts: Answers of the table that ``then`` takes all the same.
+            is_last: Nothing is asked after this, and what was asked before is not waited for.
         """
-        if self.is_closed:
+        if self.is_closed or self._is_parting:
             return
+        if is_last:
+            self._calls.clear()
+            self._is_parting = True
         self._last_call += 1
         self._calls[self._last_call] = (then, failed, accepts)
         self._actions.append(Call(self._last_call, request))

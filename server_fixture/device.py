@@ -44,6 +44,8 @@ _QUIET = (
     events.ConnectionEnded,
     events.RetryScheduled,
     events.DrainNoticed,
+    events.EndpointEjected,
+    events.EndpointRestored,
     events.Suspended,  # the machine is busy
 )
 

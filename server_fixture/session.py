@@ -427,7 +427,9 @@ class ServerSession:
         def ended(answer: Done | SessionUnknown) -> None:
             self._outlet.close(1000, "bye")
 
-        self._outlet.call(EndSession(session=opened.session, fence=opened.fence), ended, accepts=(SessionUnknown,))
+        # A step that is under way may find the session gone before we hear that it is.
+        end = EndSession(session=opened.session, fence=opened.fence)
+        self._outlet.call(end, ended, accepts=(SessionUnknown,), is_last=True)
 
     def _ignored(self, anything: object) -> None:
         """Nothing follows from it."""

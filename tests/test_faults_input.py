@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -209,8 +210,13 @@ def test_what_was_accepted_before_close_is_accounted_for() -> None:
         for _ in line.heard():
             pass
 
-    seen: list[Any] = []
-    with RudeServer(model.then(one)) as server, opened(server.url, on_event=seen.append) as client:
+    ended = threading.Event()
+
+    def heard(event: Any) -> None:
+        if isinstance(event, events.Ended):
+            ended.set()
+
+    with RudeServer(model.then(one)) as server, opened(server.url, on_event=heard) as client:
         done = client.send("stored")
         done.result(PATIENCE)
         lost = client.send("not acked")
@@ -218,7 +224,7 @@ def test_what_was_accepted_before_close_is_accounted_for() -> None:
         done.result(0)
         with pytest.raises(Exception, match="'out': 2 to 2; they may or may not have arrived"):
             lost.result(0)
-    assert any(isinstance(event, events.Ended) for event in seen)
+    assert ended.wait(PATIENCE), "events come in a thread of their own"
 
 
 def test_message_that_ends_the_connection_with_1009() -> None:

@@ -54,6 +54,7 @@ from server_fixture.backplane import (
     Read,
     Refresh,
     Request,
+    SessionUnknown,
     TrimPrivate,
 )
 from server_fixture.backplane.memory import MemoryBackplane
@@ -1295,6 +1296,18 @@ class TestLife:
         rig.fails = lambda request: isinstance(request, EndSession)
         rig.release()
         assert rig.closed()[0] == 1013
+
+    def test_bye_is_1000_whatever_finds_the_session_gone_first(self, rig: Rig) -> None:
+        """A step that was under way is answered with that it is gone; what follows is the answer to the bye's own."""
+        rig.hello(streams=(start(),))
+        rig.waits = lambda request: isinstance(request, (EndSession, Read))
+        rig.publish("s", "a")
+        rig.say(Bye())
+        (read,) = (call for call in rig.held if isinstance(call.request, Read))
+        rig.session.answered(read.id, SessionUnknown(), rig.now)
+        assert rig.session.actions() == []
+        rig.release()
+        assert rig.closed()[0] == 1000
 
     def test_a_drain_finishes_what_was_read(self, rig: Rig) -> None:
         """The client is asked to leave; at the end outstanding appends are acked before 1012, nothing new is read."""
