@@ -41,8 +41,8 @@ def lose(core: Conversation, connection: Connection, error: Exception, now: floa
     """A connection ended, a dial failed, or a rule was broken: forget it, report it, treat it."""
     core.check_stable(now)
     core.forget(connection)
-    if connection.phase is Phase.HANDSHAKING:  # a hello without a welcome: not to this node again (rule 6)
-        core.pool.unpin(connection.url)
+    if connection.phase is Phase.HANDSHAKING or isinstance(error, ConnectTimeout):
+        core.pool.unpin(connection.url)  # no answer, or a hello without a welcome: not to this node again (rule 6)
     code = error.code if isinstance(error, (ConnectionLost, RemoteProtocolError)) else 0
     if isinstance(error, RemoteProtocolError):
         core.actions.append(Shut(connection.number, error.code, str(error)[:120]))

@@ -101,6 +101,16 @@ def test_S26_a_hello_without_a_welcome_is_not_led_back(how: int | str) -> None:
     assert [dial.is_fresh for dial in rig.dials] == [False, True, False]
 
 
+def test_S26_a_dial_that_is_not_answered_in_time_is_followed_by_a_fresh_one() -> None:
+    """Our own deadline counts as much as the dialler's: the next dial begins before that one's thread has ended."""
+    rig = Rig.new()
+    rig.tick(11.0)
+    rig.tick(1.0)
+    rig.lose(NoEndpoint("refused"))
+    rig.tick(5.0)
+    assert [dial.is_fresh for dial in rig.dials] == [False, True, False]
+
+
 def test_S26_an_ordinary_loss_is_led_back() -> None:
     """A connection that was welcomed and breaks, or one that is not made, says nothing against the node."""
     rig = Rig.open()
