@@ -72,8 +72,10 @@ class Cluster:
     ) -> None:
         if nodes < 1 or (nodes > 1 and backplane == "memory"):
             raise ValueError(f"nodes={nodes}: at least one, and only one without a shared backplane ('memory')")
-        if balancer not in (None, "embedded") or (balancer is None and affinity != "none"):
-            raise ValueError(f"balancer={balancer!r}, affinity={affinity!r}: affinity needs balancer='embedded'")
+        if balancer not in (None, "embedded"):
+            raise ValueError(f"balancer={balancer!r}: must be 'embedded' or None")
+        if balancer is None and affinity != "none":
+            raise ValueError(f"affinity={affinity!r} needs balancer='embedded'")
         given = named.checked(commands, nodes)
         require("aiohttp", "redis")
         self._is_own_directory = directory is None

@@ -225,9 +225,9 @@ def test_settings_are_checked() -> None:
     """An affinity that is not known, or without a balancer, is refused."""
     with pytest.raises(ValueError, match="must be one of none, cookie, alb"):
         Balancer([], "sticky")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="affinity needs balancer='embedded'"):
+    with pytest.raises(ValueError, match="affinity='cookie' needs balancer='embedded'"):
         Cluster(1, backplane="memory", affinity="cookie")
-    with pytest.raises(ValueError, match="affinity needs balancer='embedded'"):
+    with pytest.raises(ValueError, match="balancer='nginx': must be 'embedded' or None"):
         Cluster(1, backplane="memory", balancer="nginx")  # type: ignore[arg-type]
 
 
