@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import json
@@ -1751,7 +1752,7 @@ def test_an_interrupt_of_recv_many_loses_nothing(opened: Any, decoder: Any) -> N
         client._receivers._limit = 64  # so that all of them are taken ahead by the first call
         peer.send(data(1, *(f"m{i}" for i in range(1, 6))))
         client.recv(SOON)
-        first = interrupted_before(line, lambda client=client: client.recv_many(3, SOON))  # type: ignore[misc]
+        first = interrupted_before(line, functools.partial(client.recv_many, 3, SOON))
         assert client.position("s").offset in (0, 1), "what nobody is done with is not acked"
         found = [message.data for message in first or ()]
         while len(found) < len(expected):
