@@ -44,7 +44,7 @@ def guard(
         directory: Removed when the parent is gone; a parent that lives removes it itself.
         report: Fields for the READY line, beside the program's ``pid``.
     """
-    here, parent, is_orphaned = os.getpid(), os.getppid(), threading.Event()
+    here, is_orphaned = os.getpid(), threading.Event()
 
     def leash_program() -> None:
         set_death_signal(signal.SIGKILL)
@@ -67,11 +67,11 @@ def guard(
         process.terminate()
 
     signal.signal(signal.SIGTERM, on_term)
-    die_with_parent(on_orphaned, signal.SIGTERM)
+    die_with_parent(on_orphaned)
     if _wait_ready(process, is_ready, ready_timeout):
         announce_ready(**{**(report or {}), "pid": process.pid})
     code = process.wait()
-    if is_orphaned.is_set() or os.getppid() != parent:  # whichever of the two leashes was first
+    if is_orphaned.is_set():  # the thread that removes it too ends with this one
         _remove(directory)
     _end_as(code)
 

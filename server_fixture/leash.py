@@ -20,6 +20,7 @@ import threading
 LEASH = "RESILIENT_WS_LEASH"  # in the child's environment: the number of the pipe's end that it got
 READY = "READY "
 _PR_SET_PDEATHSIG = 1
+_LOOK = 0.25  # seconds between two looks at who the parent is
 
 
 def announce_ready(**fields: object) -> None:
@@ -34,15 +35,14 @@ def announce_ready(**fields: object) -> None:
     sys.stdout.flush()
 
 
-def die_with_parent(
-    on_orphaned: collections.abc.Callable[[], object] | None = None, death_signal: int = signal.SIGKILL
-) -> bool:
+def die_with_parent(on_orphaned: collections.abc.Callable[[], object] | None = None) -> bool:
     """
     Arrange that this process ends when the `Child` that started it is gone; call it first thing in ``main``.
 
     Args:
         on_orphaned: Called in a thread before the process ends, to clean up; it should take no longer than a second.
-        death_signal: What Linux sends when the parent dies; only SIGKILL reaches a process that is stopped.
+            Such a process asks for no parent-death signal, which would come before the clean-up and, where the parent
+            has threads, before anybody can see that the parent is gone: one that is stopped ends when it goes on.
 
     Returns:
         Whether there is such a parent; False where the program was started by hand.
@@ -50,12 +50,16 @@ def die_with_parent(
     leash = os.environ.pop(LEASH, None)
     if leash is None:
         return False
-    set_death_signal(death_signal)
+    parent = os.getppid()
+    if on_orphaned is None:
+        set_death_signal(signal.SIGKILL)
 
     def watch() -> None:
         with contextlib.suppress(OSError):
-            while os.read(int(leash), 64):
-                pass
+            # The parent's own children may hold the pipe open; who the parent is tells then.
+            while os.getppid() == parent:
+                if select.select([int(leash)], [], [], _LOOK)[0] and not os.read(int(leash), 64):
+                    break
         try:
             if on_orphaned is not None:
                 on_orphaned()

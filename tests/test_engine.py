@@ -327,15 +327,24 @@ from server_fixture.engine import Engine
 engine = Engine()
 engine.start()
 getattr(engine, sys.argv[1])()
+{then}
 print(engine.url, flush=True)
 sys.stdin.readline()
+"""
+FORKED = "import os\nif os.fork() == 0: sys.stdin.readline(); os._exit(0)"
+THREADLESS = """
+import threading
+from server_fixture.process import _spawner
+(thread,) = (thread for thread in threading.enumerate() if thread.name == "spawner")
+_spawner()._jobs.put(sys.exit)
+thread.join()
 """
 
 
 @contextlib.contextmanager
-def parent(then: str) -> collections.abc.Iterator[tuple[subprocess.Popen[str], str]]:
+def parent(then: str, beside: str = "") -> collections.abc.Iterator[tuple[subprocess.Popen[str], str]]:
     """A process that runs an engine and does not clean up."""
-    argv = [sys.executable, "-W", "ignore", "-c", PARENT, then]
+    argv = [sys.executable, "-W", "ignore", "-c", PARENT.format(then=beside), then]
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=IMPORTABLE) as process:
         try:
@@ -358,6 +367,29 @@ def is_removed(directory: str) -> bool:
 def test_killed_parent_leaves_no_engine(then: str) -> None:
     """A parent that is killed by SIGKILL takes its engine along, running or paused, and its directory."""
     with parent(then) as (process, url), connected(url) as connection:
+        process.kill()
+        process.wait(10)
+        assert has_ended(connection)
+        assert is_removed(os.path.dirname(url.removeprefix("unix://")))
+
+
+@marked
+def test_engine_outlives_the_thread_that_started_it() -> None:
+    """The starting thread may be the first that ends when a process is killed; the directory goes all the same."""
+    with parent("expect_alive", THREADLESS) as (process, url), connected(url) as connection:
+        connection.settimeout(0.5)
+        assert not has_ended(connection)
+        connection.settimeout(10)
+        process.kill()
+        process.wait(10)
+        assert has_ended(connection)
+        assert is_removed(os.path.dirname(url.removeprefix("unix://")))
+
+
+@marked
+def test_killed_parent_whose_child_holds_the_leash() -> None:
+    """A process that the parent forked has the pipe's end too; the engine ends with its parent all the same."""
+    with parent("expect_alive", FORKED) as (process, url), connected(url) as connection:
         process.kill()
         process.wait(10)
         assert has_ended(connection)
