@@ -143,15 +143,18 @@ class EndpointPool:
         """
         return self._health[url].succeeded()
 
-    def state(self, url: str, now: float) -> Literal["good", "failing", "ejected", "on probation"]:
+    def state(self, url: str, now: float) -> Literal["good", "failing", "ejected", "on probation", "held off"]:
         """
         Say how an endpoint stands.
 
         Returns:
-            ``ejected``: it is left out now. ``on probation``: its time is over, its next failure ejects it again.
-            ``failing``: it failed since it worked last. Else ``good``.
+            ``held off``: it asked not to be dialled yet (``Retry-After``). ``ejected``: it is left out now.
+            ``on probation``: its time is over, its next failure ejects it again. ``failing``: it failed since it
+            worked last. Else ``good``.
         """
         health = self._health[url]
+        if now < health.held_until:
+            return "held off"
         if now < health.ejected_until:
             return "ejected"
         if health.ejections:

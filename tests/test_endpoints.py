@@ -336,6 +336,15 @@ def test_an_endpoint_says_how_it_stands() -> None:
     assert pool.succeeded(A, 9.0) is False
 
 
+def test_an_endpoint_that_asked_for_time_says_so() -> None:
+    """Whatever else is known of it: nobody dials it before then."""
+    pool = pool_of(A, B, eject_after=1, ejection=5.0)
+    pool.failed(A, 0.0)
+    pool.hold(A, 3.0)
+    assert [pool.state(A, at) for at in (2.9, 3.0, 5.0)] == ["held off", "ejected", "on probation"]
+    assert pool.state(B, 2.9) == "good"
+
+
 def test_a_spare_is_neither_ejected_nor_busy() -> None:
     """What a hedge may go to; of a pool that is out as a whole nobody is ejected."""
     pool = pool_of(A, B, eject_after=1)
