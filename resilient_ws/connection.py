@@ -31,7 +31,6 @@ from resilient_ws.frames import (
 from resilient_ws.lane import Key, Lane
 from resilient_ws.liveness import Liveness
 from resilient_ws.outbox import Unacked
-from resilient_ws.sizes import sizes_of
 from resilient_ws.state import ConnectionInput, Phase, Role, next_phase
 
 WINDOW = 256 << 10
@@ -93,7 +92,7 @@ class Connection:
     def arrived(self, batch: Batch) -> None:
         """Count what arrived against the credit."""
         self.received_messages += len(batch.payloads)
-        self.received_bytes += sizes_of(batch.payloads)
+        self.received_bytes += batch.size
 
     @property
     def is_overdrawn(self) -> bool:

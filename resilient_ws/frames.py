@@ -13,6 +13,8 @@ from typing import Literal, Union
 
 import attrs
 
+from resilient_ws.sizes import sizes_of
+
 MAX_NUMBER = 2**53 - 1
 """Largest offset, seq, generation or attempt (exact in every JSON implementation)."""
 
@@ -62,7 +64,7 @@ class Batch:
     empty, and the server consumes each by a tombstone with that code. Payload ``i`` has the number ``first + i``.
     """
 
-    __slots__ = ("cursor", "epoch", "first", "payloads", "prev", "producer", "stream", "void")
+    __slots__ = ("_size", "cursor", "epoch", "first", "payloads", "prev", "producer", "stream", "void")
 
     def __init__(
         self,
@@ -76,23 +78,26 @@ class Batch:
         cursor: str | None = None,
         void: str | None = None,
     ) -> None:
-        self.stream = stream
-        self.first = first
-        self.payloads = payloads
-        self.prev = prev
-        self.epoch = epoch
-        self.producer = producer
-        self.cursor = cursor
-        self.void = void
+        self.stream, self.first, self.payloads = stream, first, payloads
+        self.prev, self.epoch, self.producer = prev, epoch, producer
+        self.cursor, self.void = cursor, void
+        self._size: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all payloads; counted once, so that nothing may be put into ``payloads`` afterwards."""
+        self._size = found = sizes_of(self.payloads) if self._size is None else self._size
+        return found
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Batch) and all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+        names = self.__slots__[1:]
+        return isinstance(other, Batch) and all(getattr(self, name) == getattr(other, name) for name in names)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        numbers = f"first={self.first}, count={len(self.payloads)}, prev={self.prev}, producer={self.producer}"
-        return f"Batch({self.stream!r}, {numbers})"
+        count = len(self.payloads)
+        return f"Batch({self.stream!r}, first={self.first}, {count=}, prev={self.prev}, producer={self.producer})"
 
 
 # -- client to server -------------------------------------------------------------------------------------------------

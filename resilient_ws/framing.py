@@ -22,6 +22,8 @@ TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 _FIN_TEXT, _FIN_BINARY = 0x80 | TEXT, 0x80 | BINARY
 _COMPRESSED = 0x40
 
+#: From here on the copies that looking for like frames makes cost more than it saves.
+_LARGE = 2 << 10
 _FEW = 8
 _TRIES = 4
 
@@ -148,31 +150,41 @@ class Decoder:
             The messages that are whole now, in order.
         """
         messages: list[Message] = []
-        if self.is_over:
-            return messages
-        if self._rest:
-            self._rest += data
-            if len(self._rest) < self._needed:
-                return messages
-            data = bytes(self._rest)
-            self._rest.clear()
         try:
-            done = self._cut(data, messages)
+            done = self._finish(data, messages) if self._rest else 0
+            if done < len(data) and not self.is_over:
+                self._keep(data, self._cut(data, done, messages))
         except (_Refused, BadMessage) as refused:
             self.failure = (refused.code, refused.reason)
         except UnicodeDecodeError as error:
             self.failure = (1007, f"text that is not UTF-8 at byte {error.start}")
         if self.failure is not None:
             self._fragments = None
-            return messages
-        if not self.is_over and done < len(data):
-            self._rest += data[done:] if done else data
+            self._rest.clear()
         return messages
 
-    def _cut(self, data: bytes, messages: list[Message]) -> int:
+    def _keep(self, data: bytes, done: int) -> None:
+        if done < len(data) and not self.is_over:
+            self._rest += data[done:] if done else data
+
+    def _finish(self, data: bytes, messages: list[Message]) -> int:
+        """Complete the frame that an earlier read began, and leave the rest of a large read where it is."""
+        done, rest = 0, self._rest
+        while rest and done < len(data):
+            missing = max(self._needed, 2) - len(rest)
+            rest += data[done : done + missing]
+            done += missing
+            if len(rest) < self._needed:
+                break
+            frame = bytes(rest)
+            rest.clear()
+            self._keep(frame, self._cut(frame, 0, messages))
+        return done
+
+    def _cut(self, data: bytes, position: int, messages: list[Message]) -> int:
         # The one hot loop of the inbound path: a whole message costs two index reads, a slice and an append, or a slice
         # in a run of messages of one size.
-        position, end, limit = 0, len(data), self.max_message
+        end, limit = len(data), self.max_message
         append, tries = messages.append, _TRIES
         self._needed = 0
         while end - position >= 2:
@@ -199,7 +211,8 @@ class Decoder:
                     return end
                 position = stop
                 continue
-            if stop + 2 < end and data[stop] == first and data[stop + 1] == data[position + 1] and tries:
+            is_next_alike = stop + 2 < end and data[stop] == first and data[stop + 1] == data[position + 1]
+            if is_next_alike and length < _LARGE and tries:
                 stop, tries = _cut_alike(data, position, stop, messages, tries)
             position = stop
         return position

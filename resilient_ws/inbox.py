@@ -34,13 +34,14 @@ class Arrival(Enum):
 class Run:
     """Consecutive messages on their way to the user: payload ``i`` has the offset ``first + i``."""
 
-    __slots__ = ("_at", "epoch", "first", "payloads", "stream")
+    __slots__ = ("_at", "epoch", "first", "payloads", "size", "stream")
 
-    def __init__(self, stream: str, epoch: str, first: int, payloads: list[Payload]) -> None:
+    def __init__(self, stream: str, epoch: str, first: int, payloads: list[Payload], size: int) -> None:
         self.stream = stream
         self.epoch = epoch
         self.first = first
         self.payloads = payloads
+        self.size = size  # bytes of what was not cut off yet
         self._at = 0
 
     def cut(self, limit: int) -> Run:
@@ -49,12 +50,15 @@ class Run:
         self._at = at + limit
         if at == 0 and limit >= len(self.payloads):
             return self
-        return Run(self.stream, self.epoch, self.first + at, self.payloads[at : at + limit])
+        payloads = self.payloads[at : at + limit]
+        size = self.size if self.is_empty else sizes_of(payloads)
+        self.size -= size
+        return Run(self.stream, self.epoch, self.first + at, payloads, size)
 
     @property
-    def rest(self) -> list[Payload]:
-        """What was not cut off yet."""
-        return self.payloads[self._at :]
+    def count(self) -> int:
+        """How many messages were not cut off yet."""
+        return len(self.payloads) - self._at
 
     @property
     def is_empty(self) -> bool:
@@ -140,7 +144,7 @@ class Arrivals:
         subscription = self.subscriptions.get(batch.stream)
         if subscription is None or not subscription.is_active or batch.first is None:
             return Arrival.DROPPED
-        first, payloads, held = batch.first, batch.payloads, subscription.offset
+        first, payloads, size, held = batch.first, batch.payloads, batch.size, subscription.offset
         last = first + len(payloads) - 1
         if first <= held:
             self._check_duplicate(subscription, min(last, held))
@@ -150,13 +154,13 @@ class Arrivals:
             if last <= held:
                 return Arrival.DROPPED
             payloads = payloads[held + 1 - first :]
-            first = held + 1
+            first, size = held + 1, sizes_of(payloads)
         elif (first - 1 if batch.prev is None else batch.prev) > held or subscription.is_gone(batch.prev):
             return Arrival.HOLE
         subscription.arrived(last, payloads[-1])
-        self._queue.append(Run(batch.stream, subscription.epoch, first, payloads))
+        self._queue.append(Run(batch.stream, subscription.epoch, first, payloads, size))
         self.messages += len(payloads)
-        self.bytes += sizes_of(payloads)
+        self.bytes += size
         return Arrival.TAKEN
 
     def _check_duplicate(self, subscription: Subscription, upto: int) -> None:
@@ -286,7 +290,7 @@ class Arrivals:
             self._queue.popleft()
         count = len(run.payloads)
         self.messages -= count
-        self.bytes -= sizes_of(run.payloads)
+        self.bytes -= run.size
         self.delivered += count
         subscription = self.subscriptions.get(run.stream)
         if subscription is not None:
@@ -299,8 +303,8 @@ class Arrivals:
     def _leave(self, item: Run | Exception) -> None:
         """Account for an item that left the queue without being handed over as messages."""
         if isinstance(item, Run):
-            self.messages -= len(item.rest)
-            self.bytes -= sizes_of(item.rest)
+            self.messages -= item.count
+            self.bytes -= item.size
         elif isinstance(item, (Gap, _Passed)):
             subscription = self.subscriptions.get(item.stream)
             if subscription is not None:

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from itertools import count, repeat
+from itertools import count, islice, repeat, starmap, takewhile
 from typing import Protocol, cast
 
 import attrs
@@ -38,6 +38,17 @@ class Giver(Owner, Protocol):
     """The Client, as seen from here."""
 
     def _report(self, event: Event) -> None: ...
+
+
+def _leading(items: deque[Item], most: int) -> int:
+    """Return how many messages stand in front of the first marker, at most so many."""
+    if set(map(type, islice(items, most))) <= {Message}:
+        return most
+    return sum(1 for _ in takewhile(_is_message, islice(items, most)))
+
+
+def _is_message(item: Item) -> bool:
+    return type(item) is Message
 
 
 class _Acks:
@@ -226,14 +237,14 @@ class Receivers:
         """Give what was taken ahead, up to the first marker; nothing is done twice."""
         found, ahead = receiver.in_hand, receiver.ahead
         with self._lock:
-            while ahead and len(found) < limit and receiver.giving is None and not self.is_closed:
-                item = ahead[0]
-                if type(item) is not Message:
-                    break
-                receiver.giving = item
-                ahead.popleft()
-                found.append(item)
-                receiver.giving = None
+            if receiver.giving is not None or self.is_closed:
+                return
+            count = _leading(ahead, min(limit - len(found), len(ahead)))
+            # One call of the interpreter's own: no interrupt comes between the one place and the other.
+            found.extend(starmap(cast("Callable[[], Message]", ahead.popleft), repeat((), count)))
+            if len(set(map(_STREAM, found))) == 1:
+                self._progress.note(found[-1])
+                return
             # The last of each stream. No comprehension: an interrupt after one leaves the lock taken on Python 3.12.
             for item in dict(zip(map(_STREAM, found), found, strict=True)).values():
                 self._progress.note(item)

@@ -33,8 +33,8 @@ from resilient_ws.upgrade import GuardedSocket
 
 __all__ = ["DialOptions", "Endpoint", "Transport", "check_url", "classify_status", "dial"]
 
-#: Size of one read. A TLS record holds 16 KiB at most, so a read of this size leaves nothing pending in OpenSSL.
-READ_SIZE = 64 << 10
+#: Size of one read, and of the largest where a server keeps them full. A TLS record holds 16 KiB at most.
+READ_SIZE, MOST_READ = 64 << 10, 512 << 10
 _TLS_RECORD = 16 << 10
 
 _create_frame = websocket.ABNF.create_frame
@@ -62,14 +62,10 @@ def dial(url: str, options: DialOptions, cancelled: Callable[[], bool] = lambda:
     endpoint = check_url(url, allow_plaintext=options.allow_plaintext)
     deadline = Deadline(time.monotonic() + options.connect_timeout, cancelled, str(endpoint))
     try:
-        return _dial(endpoint, options, deadline)
+        return first(endpoint, options, deadline, functools.partial(_open, endpoint, options))
     except (OSError, RuntimeError) as error:
         # No descriptor, no port, no memory, no thread: this machine's trouble, and it may pass.
         raise NoEndpoint(f"{endpoint}: no connection could be opened ({_name(error)})") from None
-
-
-def _dial(endpoint: Endpoint, options: DialOptions, deadline: Deadline) -> Transport:
-    return first(endpoint, options, deadline, functools.partial(_open, endpoint, options))
 
 
 def _open(endpoint: Endpoint, options: DialOptions, deadline: Deadline, address: Address | None) -> Transport:
@@ -131,6 +127,7 @@ class Transport:
         self._decoder = Decoder(max_message, None if agreed is None else Inflater(agreed))
         self._is_compressible = guard.options.is_compressible
         self._early = guard.rest
+        self._read_size = READ_SIZE
         self._lost: ConnectionLost | None = None
         # Guards everything below, and on TLS the socket itself: OpenSSL objects take one thread at a time.
         self._lock = threading.Lock()
@@ -143,8 +140,6 @@ class Transport:
     def fileno(self) -> int:
         """Give the file descriptor for a selector; -1 after ``release``."""
         return self._sock.fileno()
-
-    # -- receiving
 
     @property
     def has_buffered(self) -> bool:
@@ -187,25 +182,31 @@ class Transport:
             data, self._early = self._early, b""
             return data
         try:
-            if not self._is_tls:
-                return self._sock.recv(READ_SIZE)
-            with self._lock:
-                return self._read_records()
+            if self._is_tls:
+                with self._lock:
+                    data = self._read_records()
+            else:
+                data = self._sock.recv(self._read_size)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
         except (OSError, ValueError) as error:
             self._lost = self._ended(f"the connection broke ({_name(error)})")
             raise self._lost from None
+        if len(data) >= self._read_size:
+            self._read_size = min(2 * self._read_size, MOST_READ)
+        elif len(data) < self._read_size >> 2:
+            self._read_size = max(self._read_size >> 1, READ_SIZE)
+        return data
 
     def _read_records(self) -> bytes:
         # One TLS read gives one record; a full one is seldom alone.
-        data = self._sock.recv(READ_SIZE)
+        data = self._sock.recv(self._read_size)
         if len(data) < _TLS_RECORD:
             return data
         records = [data]
         with contextlib.suppress(OSError):
-            while len(data) == _TLS_RECORD and len(records) * _TLS_RECORD < READ_SIZE:
-                data = self._sock.recv(READ_SIZE)
+            while len(data) == _TLS_RECORD and len(records) * _TLS_RECORD < self._read_size:
+                data = self._sock.recv(self._read_size)
                 records.append(data)
         return b"".join(records)
 

@@ -120,7 +120,7 @@ def test_a_run_part_of_which_was_taken_gives_the_rest_back() -> None:
 
 def test_a_run_says_what_it_is_without_its_payloads() -> None:
     """Payloads may be secrets."""
-    assert repr(Run("ticker", "e1", 11, ["secret"])) == "Run('ticker', first=11, count=1)"
+    assert repr(Run("ticker", "e1", 11, ["secret"], 6)) == "Run('ticker', first=11, count=1)"
 
 
 # -- acks ----------------------------------------------------------------------------------------------------

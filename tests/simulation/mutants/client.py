@@ -37,7 +37,7 @@ def _client_no_dedupe(original: Any) -> Any:
         found = original(self, batch)
         subscription = self.subscriptions.get(batch.stream)
         if found is Arrival.DROPPED and subscription is not None and subscription.is_active:
-            self._queue.append(Run(batch.stream, subscription.epoch, batch.first, list(batch.payloads)))
+            self._queue.append(Run(batch.stream, subscription.epoch, batch.first, list(batch.payloads), batch.size))
             self.messages += len(batch.payloads)
         return found  # type: ignore[no-any-return]
 
