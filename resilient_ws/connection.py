@@ -128,7 +128,7 @@ class Connection:
         if self.held_back is not None:
             return found
         for lane in outbox.writable():
-            if lane.producer in self.hello.producers:
+            if self.cursors.get(lane.key, lane.first) <= lane.safe and lane.producer in self.hello.producers:
                 self._outbound_lane(lane, self.hello.producers.index(lane.producer), now, found)
         return found
 

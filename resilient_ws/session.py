@@ -344,16 +344,10 @@ class Session:
         """Return when :meth:`handle_timer` is due, None where nothing is awaited."""
         if self._core.state is SessionState.ENDED:
             return None
-        own = (
-            self._core.dial_at,
-            self._core.hedge_at,
-            self._core.ack_at,
-            self._core.gathering.until,
-            self._expires_at(),
-            self._persist_at(),
-        )
+        core = self._core
+        own = (core.dial_at, core.hedge_at, core.ack_at, core.gathering.until, self._expires_at(), self._persist_at())
         due = [at for at in own if at is not None]
-        for connection in self._core.connections.values():
+        for connection in core.connections.values():
             if connection.deadline is not None:
                 due.append(connection.deadline)
             if connection.liveness is not None:
