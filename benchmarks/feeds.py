@@ -7,7 +7,9 @@ the URL's path ends with ``/echo`` everything else comes back. The size, and whe
 
 from __future__ import annotations
 
-from benchmarks.framing import BINARY, TEXT, frame, numbered
+import random
+
+from benchmarks.framing import BINARY, TEXT, deflated, frame, numbered
 from resilient_ws.dialects.native import Native
 from resilient_ws.frames import Ack, Credit, Hello, Ping, Pong, SeqMark, StreamAnswer, Welcome
 
@@ -19,19 +21,26 @@ OUT = "out"
 """The stream that a session sends to; what it receives is called ``s``."""
 
 
+def noise(size: int) -> bytes:
+    """Make text that compresses to a little more than half: hexadecimal digits."""
+    return random.Random(size).randbytes(size // 2 + 1).hex()[:size].encode()
+
+
 class Plain:
     """Bare messages."""
 
     subprotocol = ""
 
-    def __init__(self, size: int, *, is_text: bool, is_echo: bool) -> None:
-        self.payload = b"x" * size
+    def __init__(self, size: int, *, is_text: bool, is_echo: bool, is_deflated: bool = False) -> None:
+        self.payload = noise(size) if is_deflated else b"x" * size
         self.opcode = TEXT if is_text else BINARY
         self.is_echo = is_echo
         self.wanted = 0
         self.is_paced = False
         self.said: list[bytes] = []
-        self._frame = frame(self.payload.decode() if is_text else self.payload)
+        self.is_deflated = is_deflated
+        plain = frame(self.payload.decode() if is_text else self.payload)
+        self._frame = deflated(self.payload, self.opcode) if is_deflated else plain
 
     @property
     def peek(self) -> int:
@@ -103,8 +112,8 @@ class Session(Plain):
 
     subprotocol = "resilient.v1"
 
-    def __init__(self, size: int, *, is_text: bool, is_echo: bool) -> None:
-        super().__init__(size, is_text=is_text, is_echo=is_echo)
+    def __init__(self, size: int, **how: bool) -> None:
+        super().__init__(size, **how)
         self.codec = Native().server()
         self.offset = 0
         self.credit = self.credit_bytes = 0
@@ -185,6 +194,9 @@ class Session(Plain):
 
     def framed(self, count: int) -> bytes:
         """Frame the next ``count`` messages."""
+        if self.is_deflated:
+            numbers = range(self.offset + 1, self.offset + 1 + count)
+            return b"".join([deflated(b"s:%d:%b" % (number, self.payload), self.opcode) for number in numbers])
         return b"".join(numbered(b"s:", self.offset + 1, count, b":" + self.payload, self.opcode))
 
 

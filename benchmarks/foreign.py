@@ -17,8 +17,8 @@ HOUR = 3_600_000
 class SocketIO(Plain):
     """Events named ``m`` over Engine.IO 4, WebSocket only."""
 
-    def __init__(self, size: int, *, is_text: bool, is_echo: bool) -> None:
-        super().__init__(size, is_text=is_text, is_echo=is_echo)
+    def __init__(self, size: int, **how: bool) -> None:
+        super().__init__(size, **how)
         facts = {"sid": "e", "upgrades": [], "pingInterval": HOUR, "pingTimeout": HOUR, "maxPayload": 1 << 20}
         self.said.append(frame("0" + json.dumps(facts)))
         self._frame = frame(f'42["m","{self.payload.decode()}"]')
@@ -45,8 +45,8 @@ class Azure(Numbered):
     subprotocol = "json.reliable.webpubsub.azure.v1"
     before, after = b'{"sequenceId":', b',"type":"message","from":"server","dataType":"text","data":"%b"}'
 
-    def __init__(self, size: int, *, is_text: bool, is_echo: bool) -> None:
-        super().__init__(size, is_text=is_text, is_echo=is_echo)
+    def __init__(self, size: int, **how: bool) -> None:
+        super().__init__(size, **how)
         facts = {"type": "system", "event": "connected", "userId": "u", "connectionId": "c", "reconnectionToken": "t"}
         self.said.append(frame(json.dumps(facts)))
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
+import zlib
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+COMPRESSED = 0x40
+"""The bit beside the opcode that says so (RFC 7692 section 6)."""
 PEEK = 4096
 """A frame's first bytes that are unmasked; of what is longer the rest is passed without a look."""
 
@@ -30,6 +33,18 @@ def frame(message: str | bytes) -> bytes:
     """Frame a message as a server does."""
     data, opcode = (message.encode(), TEXT) if isinstance(message, str) else (message, BINARY)
     return head(len(data), opcode) + data
+
+
+def deflated(data: bytes, opcode: int) -> bytes:
+    """Frame a message that is compressed without the ones before it (RFC 7692 section 7.2.1)."""
+    deflater = zlib.compressobj(wbits=-15)
+    body = (deflater.compress(data) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    return head(len(body), opcode | COMPRESSED) + body
+
+
+def inflated(start: bytes) -> bytes:
+    """Inflate a message, or the beginning of one."""
+    return zlib.decompressobj(wbits=-15).decompress(start)
 
 
 def numbered(start: bytes, first: int, count: int, rest: bytes, opcode: int) -> list[bytes]:
@@ -54,7 +69,8 @@ def cut(data: bytes, limit: int = PEEK) -> tuple[list[tuple[int, int, bytes]], i
     Take the masked frames of ``data`` that are whole.
 
     Returns:
-        For each its opcode, its payload's size and at most ``limit`` unmasked bytes of it; and where the rest begins.
+        For each its opcode (with COMPRESSED, where it is), its payload's size and at most ``limit`` unmasked bytes of
+        it; and where the rest begins.
     """
     frames: list[tuple[int, int, bytes]] = []
     position, end = 0, len(data)
@@ -69,7 +85,7 @@ def cut(data: bytes, limit: int = PEEK) -> tuple[list[tuple[int, int, bytes]], i
             size = int.from_bytes(data[position + 2 : position + 10], "big")
         if start + size > end:
             break
-        frames.append((data[position] & 15, size, unmasked(data, start, min(size, limit))))
+        frames.append((data[position] & (15 | COMPRESSED), size, unmasked(data, start, min(size, limit))))
         position = start + size
     return frames, position
 

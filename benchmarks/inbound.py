@@ -13,7 +13,19 @@ from functools import partial
 import attrs
 
 from benchmarks.plan import Plan
-from benchmarks.players import AIOHTTP, BATCH, OURS, PEERS, PICOWS, PLAIN, SESSION, SKIPPING, SUBJECTS, WEBSOCKETS
+from benchmarks.players import (
+    AIOHTTP,
+    BATCH,
+    OURS,
+    PEERS,
+    PICOWS,
+    PLAIN,
+    SESSION,
+    SKIPPING,
+    SUBJECTS,
+    TRANSPORT,
+    WEBSOCKETS,
+)
 from benchmarks.rows import Row, compared
 from benchmarks.serving import Place, server
 from benchmarks.turns import Cost, Player, Process, Stage, count_for, in_turn
@@ -33,10 +45,12 @@ class Case:
     size: int = 100
     is_text: bool = True
     tls: bool = False
+    is_deflated: bool = False
 
     def url(self, place: Place, player: Player) -> str:
         """Return where a player connects to."""
-        return place.url(player.feed, size=self.size, is_text=self.is_text, tls=self.tls)
+        how = {"is_text": self.is_text, "tls": self.tls, "is_deflated": self.is_deflated}
+        return place.url(player.feed, size=self.size, **how)
 
 
 def one_by_one(player: Player) -> Player:
@@ -44,6 +58,12 @@ def one_by_one(player: Player) -> Player:
     return attrs.evolve(player, options={**player.options, "many": False})
 
 
+def deflating(*players: Player) -> tuple[Player, ...]:
+    """Return these players, each asking for permessage-deflate."""
+    return tuple(attrs.evolve(player, options={**player.options, "deflate": True}) for player in players)
+
+
+COMPRESSING = deflating(SESSION, TRANSPORT, WEBSOCKETS, AIOHTTP)
 CASES = (
     Case("100 B text", (*OURS, *PEERS)),
     Case("100 B text, recv()", (one_by_one(SESSION), one_by_one(BATCH), *FEWER)),
@@ -51,11 +71,14 @@ CASES = (
     Case("1 KiB text", (*OURS, *FEW), size=1024),
     Case("16 KiB text", (*OURS, *FEW), size=LARGE),
     Case("100 B text, TLS", (*OURS, *FEWER), tls=True),
+    Case("1 KiB text, deflate", COMPRESSING, size=1024, is_deflated=True),
 )
 MORE = (
     Case("1 KiB binary", (*OURS, *FEW), size=1024, is_text=False),
     Case("16 KiB binary", (*OURS, *FEW), size=LARGE, is_text=False),
     Case("16 KiB text, TLS", (*OURS, *FEW), size=LARGE, tls=True),
+    Case("100 B text, deflate", COMPRESSING, is_deflated=True),
+    Case("16 KiB text, deflate", COMPRESSING, size=LARGE, is_deflated=True),
 )
 """With ``--full`` too."""
 

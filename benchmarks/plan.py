@@ -43,7 +43,7 @@ class Plan:
             if self.slowed and player.home.endswith(":Session")
             else player
             for player in players
-            if player.name in SUBJECTS or player in self.peers
+            if player.name in SUBJECTS or player.name in {peer.name for peer in self.peers}
         ]
 
 

@@ -23,7 +23,8 @@ class Looping(abc.ABC):
     recv: Callable[[], Awaitable[Any]]
     send_one: Callable[[Any], Awaitable[None]]
 
-    def __init__(self, url: str, certificate: str | None = None) -> None:
+    def __init__(self, url: str, certificate: str | None = None, *, deflate: bool = False) -> None:
+        self.deflate = deflate
         self.loop = asyncio.new_event_loop()
         self.run(self.open(url, certificate))
 
@@ -79,14 +80,18 @@ class Looping(abc.ABC):
 
 
 class Aiohttp(Looping):
-    """aiohttp with its C reader; no compression, no limit of its own in the way."""
+    """aiohttp with its C reader; no limit of its own in the way, compression only where it is asked for."""
 
     async def open(self, url: str, certificate: str | None) -> None:
         import aiohttp
 
         self.session = aiohttp.ClientSession()
         self.library = await self.session.ws_connect(
-            url, ssl=trusting(certificate) or True, autoclose=False, max_msg_size=0
+            url,
+            ssl=trusting(certificate) or True,
+            autoclose=False,
+            max_msg_size=0,
+            compress=15 if self.deflate else 0,
         )
         self.recv = self.library.receive
 

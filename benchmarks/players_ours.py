@@ -13,6 +13,7 @@ from typing import Any
 
 import resilient_ws
 from benchmarks.players_tls import trusting
+from resilient_ws.deflating import Offer
 from resilient_ws.transport import DialOptions, Transport, dial
 
 MOST = 1000
@@ -22,8 +23,11 @@ MOST = 1000
 class Session:
     """A Client with default settings: ordering, de-duplication, credit, acks; ``many``: by ``recv_many()``."""
 
-    def __init__(self, url: str, certificate: str | None = None, *, many: bool = True, delay: float = 0.0) -> None:
-        self.client = resilient_ws.connect(url, subscribe=["s"], stream="out", ssl=trusting(certificate))
+    def __init__(
+        self, url: str, certificate: str | None = None, *, many: bool = True, delay: float = 0.0, deflate: bool = False
+    ) -> None:
+        wire = resilient_ws.Wire(compression="deflate" if deflate else None)
+        self.client = resilient_ws.connect(url, subscribe=["s"], stream="out", ssl=trusting(certificate), wire=wire)
         self.many = many
         self.delay = delay
 
@@ -75,9 +79,10 @@ class Session:
 class Bare:
     """The transport with a poll of its own, nothing above it; ``many``: so many messages to one ``write()``."""
 
-    def __init__(self, url: str, certificate: str | None = None, *, many: int = 1) -> None:
+    def __init__(self, url: str, certificate: str | None = None, *, many: int = 1, deflate: bool = False) -> None:
         tls: Any = {} if certificate is None else {"ssl": trusting(certificate)}
-        self.transport: Transport = dial(url, DialOptions(connect_timeout=10.0, **tls))
+        offer = Offer() if deflate else None
+        self.transport: Transport = dial(url, DialOptions(connect_timeout=10.0, compression=offer, **tls))
         self.poll = select.poll()
         self.poll.register(self.transport.fileno(), select.POLLIN)
         self.many = many

@@ -114,13 +114,18 @@ class EnvelopeClient(WebsocketClient):
 
 
 class Websockets(Recv):
-    """websockets, synchronous; no compression, no keepalive thread's pings."""
+    """websockets, synchronous; no keepalive thread's pings, compression only where it is asked for."""
 
-    def __init__(self, url: str, certificate: str | None = None) -> None:
+    def __init__(self, url: str, certificate: str | None = None, *, deflate: bool = False) -> None:
         from websockets.sync.client import connect
 
         self.library = connect(
-            url, ssl=trusting(certificate), compression=None, ping_interval=None, max_queue=None, proxy=None
+            url,
+            ssl=trusting(certificate),
+            compression="deflate" if deflate else None,
+            ping_interval=None,
+            max_queue=None,
+            proxy=None,
         )
         self.recv = self.library.recv
         self.send_one = self.library.send

@@ -28,7 +28,7 @@ import attrs
 
 from benchmarks.feeds import Batch, Envelope, Plain, Session
 from benchmarks.foreign import Azure, SocketIO
-from benchmarks.framing import CLOSE, PING, PONG, accept, cut, head
+from benchmarks.framing import CLOSE, COMPRESSED, PING, PONG, accept, cut, head, inflated
 
 FEEDS: dict[str, type[Plain]] = {
     "plain": Plain,
@@ -38,6 +38,8 @@ FEEDS: dict[str, type[Plain]] = {
     "socket.io": SocketIO,
     "azure": Azure,
 }
+DEFLATE = b"permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+"""Each message stands alone, so that they can be made ready."""
 PACE = 2500
 """Messages per second where a client asked to be paced."""
 READ_SIZE = 256 << 10
@@ -91,7 +93,10 @@ class Connection:
         frames, done = cut(data, self.feed.peek)
         self.rest = data[done:]
         for opcode, size, start in frames:
-            if opcode == CLOSE:
+            if opcode & COMPRESSED:
+                start = inflated(start)
+                self.feed.hear(opcode ^ COMPRESSED, max(size, len(start)), start)
+            elif opcode == CLOSE:
                 self.feed.said.append(head(0, CLOSE))
                 self.is_over = True
             elif opcode == PING:
@@ -142,12 +147,16 @@ def upgrade(sock: socket.socket) -> Plain:
     url = urllib.parse.urlsplit(lines[0].split(b" ")[1].decode())
     query = dict(urllib.parse.parse_qsl(url.query))
     name, _, mode = url.path.strip("/").partition("/")
-    is_text = query.get("text", "1") == "1"
-    feed = FEEDS[name](int(query.get("size", 100)), is_text=is_text, is_echo=mode.startswith("echo"))
+    kind = {"is_text": query.get("text", "1") == "1", "is_deflated": query.get("deflate") == "1"}
+    feed = FEEDS[name](int(query.get("size", 100)), is_echo=mode.startswith("echo"), **kind)
     answer = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
     answer.append(b"Sec-WebSocket-Accept: " + accept(fields[b"sec-websocket-key"]))
     if feed.subprotocol:
         answer.append(b"Sec-WebSocket-Protocol: " + feed.subprotocol.encode())
+    if feed.is_deflated:
+        answer.append(b"Sec-WebSocket-Extensions: " + DEFLATE)
+        if b"permessage-deflate" not in fields.get(b"sec-websocket-extensions", b""):
+            raise ConnectionError("a client that does not compress wants to be sent what is compressed")
     sock.sendall(b"\r\n".join([*answer, b"", b""]))
     return feed
 
@@ -199,10 +208,20 @@ class Place:
     tls_port: int | None = None
     certificate: str | None = None
 
-    def url(self, feed: str, *, size: int = 100, is_text: bool = True, is_echo: bool = False, tls: bool = False) -> str:
+    def url(
+        self,
+        feed: str,
+        *,
+        size: int = 100,
+        is_text: bool = True,
+        is_echo: bool = False,
+        tls: bool = False,
+        is_deflated: bool = False,
+    ) -> str:
         """Return the URL of a feed."""
         scheme, port = ("wss", self.tls_port) if tls else ("ws", self.port)
-        return f"{scheme}://127.0.0.1:{port}/{feed}{'/echo' * is_echo}?size={size}&text={int(is_text)}"
+        query = f"size={size}&text={int(is_text)}&deflate={int(is_deflated)}"
+        return f"{scheme}://127.0.0.1:{port}/{feed}{'/echo' * is_echo}?{query}"
 
 
 def make_certificate(folder: str) -> str:

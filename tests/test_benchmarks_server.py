@@ -8,18 +8,19 @@ import attrs
 import pytest
 import websocket
 
-from benchmarks.feeds import Batch, Envelope, Plain, Session
+from benchmarks.feeds import Batch, Envelope, Plain, Session, noise
 from benchmarks.foreign import Azure, SocketIO
-from benchmarks.framing import BINARY, TEXT, cut, frame, numbered
+from benchmarks.framing import BINARY, COMPRESSED, TEXT, cut, frame, inflated, numbered
 from benchmarks.serving import Connection, upgrade
 from resilient_ws import frames
+from resilient_ws.deflating import Agreement, Deflater, Inflater, Offer
 from resilient_ws.dialects.native import Native
 from resilient_ws.framing import Decoder
 
 
-def read(data: bytes) -> list[str | bytes]:
+def read(data: bytes, agreement: Agreement | None = None) -> list[str | bytes]:
     """Take a server's bytes apart with the client's own decoder."""
-    decoder = Decoder(1 << 30)
+    decoder = Decoder(1 << 30, None if agreement is None else Inflater(agreement))
     messages = decoder.feed(data)
     assert decoder.failure is None
     assert not decoder.has_partial
@@ -53,6 +54,33 @@ def taken(feed: Plain) -> list[frames.Item]:
 def test_frames_are_those_of_the_protocol(size: int) -> None:
     """Each way to write a length is read back, text and binary."""
     assert read(frame("x" * size) + frame(b"y" * size)) == ["x" * size, b"y" * size]
+
+
+ALONE = Agreement(client_no_context_takeover=True, server_no_context_takeover=True)
+
+
+@pytest.mark.parametrize("kind", [Plain, Session])
+def test_compressed_messages_are_those_of_the_protocol(kind: type[Plain]) -> None:
+    """Each stands alone, is smaller than it was, and of a session has its number."""
+    feed = kind(1000, is_text=True, is_echo=False, is_deflated=True)
+    feed.hear(TEXT, len(hello(10, 20_000)), hello(10, 20_000))
+    feed.hear(TEXT, 8, b"flood 10" if kind is Plain else b"o:1:flood 10")
+    count, wire = feed.more(10)
+    messages = read(wire, ALONE)
+    start = "" if kind is Plain else "s:10:"
+    assert (count, len(messages), messages[-1]) == (10, 10, start + feed.payload.decode())
+    assert len(wire) < 7500
+
+
+def test_a_compressed_request_is_read() -> None:
+    """Of what a client compresses the server takes the beginning, as it does of everything else."""
+    deflater = Deflater(ALONE)
+    for text in (b"flood 10" + b" " * 100, noise(500_000)):
+        body = deflater.deflate(text)
+        assert body is not None
+        masked = websocket.ABNF.create_frame(body, 2).format()
+        ((opcode, _, start),), _ = cut(bytes((masked[0] | COMPRESSED,)) + masked[1:])
+        assert (opcode, inflated(start)[:8]) == (BINARY | COMPRESSED, text[:8])
 
 
 def test_numbered_frames_grow_with_their_numbers() -> None:
@@ -189,5 +217,12 @@ def test_the_path_says_what_is_served() -> None:
     assert (
         b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: resilient.v1" in request.answer
     )
+    squeezed = head.replace(b"text=0", b"text=1&deflate=1")
+    extension = f"Sec-WebSocket-Extensions: {Offer().header}\r\n".encode()
+    request = Request([squeezed, extension, b"\r\n"])
+    assert upgrade(request).is_deflated  # type: ignore[arg-type]
+    assert b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover" in request.answer
+    with pytest.raises(ConnectionError, match="does not compress"):
+        upgrade(Request([squeezed, b"\r\n"]))  # type: ignore[arg-type]
     with pytest.raises(ConnectionError, match="left"):
         upgrade(Request([head]))  # type: ignore[arg-type]
