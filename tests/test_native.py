@@ -236,14 +236,46 @@ def test_many_messages_are_decoded_as_one_by_one(count: int, kind: type) -> None
         (["t:1;p=1:a", "t:2;p=1:b"], [Batch("t", 1, ["a", "b"], producer=1)]),
         (["t:1;p=1:a", "t:2:b"], [Batch("t", 1, ["a"], producer=1), Batch("t", 2, ["b"])]),
         (["t:1:a", "t:2;p=1:b"], [Batch("t", 1, ["a"]), Batch("t", 2, ["b"], producer=1)]),
-        ([b"t:1;text:a", b"t:2;text:b"], [Batch("t", 1, ["a"]), Batch("t", 2, ["b"])]),
-        ([b"t:1*2:1,1:ab", b"t:3:c"], [Batch("t", 1, [b"a", b"b"]), Batch("t", 3, [b"c"])]),
+        ([b"t:1;text:a", b"t:2;text:b"], [Batch("t", 1, ["a", "b"])]),
+        ([b"t:1*2:1,1:ab", b"t:3:c", b"t:4*2;text:1,1:de"], [Batch("t", 1, [b"a", b"b", b"c", "d", "e"])]),
+        ([b"t:1*2;p=1:1,1:ab", b"t:3:c"], [Batch("t", 1, [b"a", b"b"], producer=1), Batch("t", 3, [b"c"])]),
+        ([b"t:1*2:1,1:ab", b"t:4*2:1,1:de"], [Batch("t", 1, [b"a", b"b"]), Batch("t", 4, [b"d", b"e"])]),
+        (["t:1:a", "t:2;void=x:"], [Batch("t", 1, ["a"]), Batch("t", 2, [""], void="x")]),
+        (["t:1;void=x:", "t:2:a"], [Batch("t", 1, [""], void="x"), Batch("t", 2, ["a"])]),
         ([f"t:{MAX_NUMBER}:a"], [Batch("t", MAX_NUMBER, ["a"])]),
     ],
 )
 def test_consecutive_messages_of_one_read_are_one_batch(wires: list[Wire], batches: list[Batch]) -> None:
     """Only messages that follow each other in one stream, by one producer, are joined."""
     assert server().decode(wires) == batches
+
+
+@pytest.mark.parametrize(
+    ("wire", "payloads"),
+    [
+        (b"t:1*3:2,2,2:abcdef", [b"ab", b"cd", b"ef"]),
+        (b"t:1*3;text:2,2,2:abcdef", ["ab", "cd", "ef"]),
+        ("t:1*2;text:2,2:\u00e9\u00e8".encode(), ["\u00e9", "\u00e8"]),
+        (b"t:1*3:0,0,0:", [b"", b"", b""]),
+        (b"t:1*3;text:0,0,0:", ["", "", ""]),
+        (b"t:1*3;text:1,0,2:abc", ["a", "", "bc"]),
+    ],
+)
+def test_batch_frames_of_any_lengths_are_cut_alike(wire: bytes, payloads: list[str | bytes]) -> None:
+    """All of one length, which is cut at once, and others; text that is ASCII, and text that is not."""
+    assert client().decode([wire]) == [Batch("t", 1, payloads)]
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"t:1*3:2,2,2:abcde", b"t:1*3:2,2,2:abcdefg", b"t:1*3:2,2:abcd", b"t:1*2:2,2,2:abcdef", b"t:1*2:02,02:abcd",
+        b"t:1*2:+2,+2:abcd", b"t:1*2:,:", b"t:1*2;text:1,1:\xc3\xa9", b"t:1*2:2,2",
+    ],
+)  # fmt: skip
+def test_batch_frames_whose_lengths_are_wrong_are_refused(wire: bytes) -> None:
+    """Too short, too long, one too few or too many, not written as numbers are, through a character, or no end."""
+    refused(client(), wire)
 
 
 def test_a_message_after_a_skip_is_never_joined() -> None:

@@ -125,25 +125,44 @@ def _text(payload: bytes) -> str:
 
 def _batch(message: Wire, header: _Header) -> Batch:
     """Return the batch of one data frame whose header is known."""
-    payloads: list[Payload] = [message[header.body :]] if header.count is None else [*_parts(message, header)]
+    payloads: list[Payload] = [message[header.body :]] if header.count is None else _parts(message, header)
     if header.text:
         payloads = [_text(payload) if isinstance(payload, bytes) else payload for payload in payloads]
     return Batch(header.stream, header.number, payloads, prev=header.prev, producer=header.producer, void=header.void)
 
 
-def _parts(message: Wire, header: _Header) -> list[bytes]:
-    """Cut a batch frame's payloads out."""
+def _parts(message: Wire, header: _Header) -> list[Payload]:
+    """Cut a batch frame's payloads out; they are text already where that is said of them and all of it is ASCII."""
     count = header.count or 1
     if count > MAX_BATCH or not isinstance(message, bytes):
         raise Bad(f"a batch frame is not binary, or carries more than {MAX_BATCH} messages")
     start = message.find(b":", header.body, header.body + count * _MAX_LENGTH) + 1
     listed = message[header.body : max(start - 1, 0)]
-    if _LENGTHS.match(listed) is None or listed.count(b",") != count - 1:
-        raise Bad("the lengths of a batch frame are not one number for each message")
-    ends = list(accumulate(map(int, listed.split(b",")), initial=start))
+    ends = _ends(listed, start, count)
     if ends[-1] != len(message):
         raise Bad("the lengths of a batch frame do not add up to its size")
-    return [message[begin:end] for begin, end in pairwise(ends)]
+    whole = message.decode("ascii") if header.text and message.isascii() else message
+    return [whole[begin:end] for begin, end in pairwise(ends)]
+
+
+def _ends(listed: bytes, start: int, count: int) -> Sequence[int]:
+    """Return where each of a batch frame's payloads begins, and where the last one ends."""
+    length = listed.partition(b",")[0]
+    if length != b"0" and _LENGTHS.match(length) and listed == b",".join([length] * count):
+        return range(start, start + int(length) * count + 1, int(length))
+    if _LENGTHS.match(listed) is None or listed.count(b",") != count - 1:
+        raise Bad("the lengths of a batch frame are not one number for each message")
+    return list(accumulate(map(int, listed.split(b",")), initial=start))
+
+
+def _is_next(batch: Batch, last: Batch) -> bool:
+    """Say whether a batch can be put behind the one before it, so that there is one for the session to take."""
+    return (
+        last.stream == batch.stream
+        and last.producer == batch.producer
+        and (last.prev, batch.prev, last.void, batch.void) == (None,) * 4
+        and (last.first or 0) + len(last.payloads) == batch.first
+    )
 
 
 def _continue(batch: Batch, head: str, tail: str, messages: Sequence[Wire], at: int) -> int:
@@ -220,7 +239,12 @@ class _NativeCodec:
                 items.append(native_control.load(message, self._sent, self._other))
                 continue
             batch, attributes = self._data(message)
-            items.append(batch)
+            last = items[-1] if items else None
+            if type(last) is Batch and _is_next(batch, last):
+                last.payloads += batch.payloads
+                batch = last
+            else:
+                items.append(batch)
             if attributes is not None and at < end:
                 at = _continue(batch, f"{batch.stream}:", f"{attributes}:", messages, at)
 
