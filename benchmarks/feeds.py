@@ -119,6 +119,7 @@ class Session(Plain):
         self.credit = self.credit_bytes = 0
         self.sent_bytes = 0
         self._committed: SeqMark | None = None
+        self._ready: list[bytes] = []
 
     @property
     def peek(self) -> int:
@@ -137,6 +138,14 @@ class Session(Plain):
             return
         if self.is_echo:
             self.said.append(self.one(body.decode()) if opcode == TEXT else self.one_binary(body))
+
+    def obey(self, request: bytes) -> bool:
+        is_obeyed = super().obey(request)
+        if self.is_deflated and self.wanted > len(self._ready):
+            # All of them now: compressing while the client works would slow it down, and it is no part of its work.
+            numbers = range(self.offset + 1 + len(self._ready), self.offset + 1 + self.wanted)
+            self._ready += [deflated(b"s:%d:%b" % (number, self.payload), self.opcode) for number in numbers]
+        return is_obeyed
 
     def heard_all(self) -> None:
         if self._committed is not None:
@@ -195,8 +204,8 @@ class Session(Plain):
     def framed(self, count: int) -> bytes:
         """Frame the next ``count`` messages."""
         if self.is_deflated:
-            numbers = range(self.offset + 1, self.offset + 1 + count)
-            return b"".join([deflated(b"s:%d:%b" % (number, self.payload), self.opcode) for number in numbers])
+            frames, self._ready = self._ready[:count], self._ready[count:]
+            return b"".join(frames)
         return b"".join(numbered(b"s:", self.offset + 1, count, b":" + self.payload, self.opcode))
 
 

@@ -24,6 +24,8 @@ _COMPRESSED = 0x40
 
 #: From here on the copies that looking for like frames makes cost more than it saves.
 _LARGE = 2 << 10
+#: So many bytes are cut at once: what is larger the allocator takes from the system, and gives back, every time.
+_PIECE = 64 << 10
 _FEW = 8
 _TRIES = 4
 
@@ -84,7 +86,7 @@ def _cut_alike(data: bytes, before: int, position: int, messages: list[Message],
     width = position - before
     size = data[before + 1]
     start = 2 if size < 126 else 4 if size == 126 else 10
-    most = (len(data) - position) // width
+    most = min(len(data) - position, _PIECE) // width
     end = position + most * width
     for column in range(start):
         value = data[before + column : before + column + 1]

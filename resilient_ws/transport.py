@@ -200,13 +200,14 @@ class Transport:
 
     def _read_records(self) -> bytes:
         # One TLS read gives one record; a full one is seldom alone.
-        data = self._sock.recv(self._read_size)
+        size = min(self._read_size, _TLS_RECORD)
+        data = self._sock.recv(size)
         if len(data) < _TLS_RECORD:
             return data
         records = [data]
         with contextlib.suppress(OSError):
             while len(data) == _TLS_RECORD and len(records) * _TLS_RECORD < self._read_size:
-                data = self._sock.recv(self._read_size)
+                data = self._sock.recv(size)
                 records.append(data)
         return b"".join(records)
 

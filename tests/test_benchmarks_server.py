@@ -69,7 +69,8 @@ def test_compressed_messages_are_those_of_the_protocol(kind: type[Plain]) -> Non
     """Each stands alone, is smaller than it was, and of a session has its number."""
     feed = kind(1000, is_text=True, is_echo=False, is_deflated=True)
     feed.hear(TEXT, len(hello(10, 20_000)), hello(10, 20_000))
-    feed.hear(TEXT, 8, b"flood 10" if kind is Plain else b"o:1:flood 10")
+    for seq in (1, 2):
+        feed.hear(TEXT, 8, b"flood 5" if kind is Plain else b"o:%d:flood 5" % seq)
     count, wire = feed.more(10)
     messages = read(wire, ALONE)
     start = "" if kind is Plain else "s:10:"
