@@ -4,8 +4,8 @@ Received bytes to whole messages: the RFC 6455 rules for what a server may send,
 Pure: no socket, no clock, no lock. A frame that breaks a rule, or that announces more than ``max_message``, is refused
 when its header is read, so nothing is allocated for it; what is compressed is inflated no further than to that size
 (deflating.py). Whole unfragmented messages are sliced out of one large read
-in one pass. Frames out are built elsewhere (transport.py), by websocket-client. So are none of the frames in: joining
-many small fragments with ``bytes +=``, as that library does, takes time that grows with the square of their number.
+in one pass. Frames out are built elsewhere (masking.py). websocket-client builds none: it joins fragments with
+``bytes +=``, which takes time that grows with the square of their number, and masks each frame by itself.
 """
 
 from __future__ import annotations

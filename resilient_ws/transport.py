@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import socket
 import ssl
 import threading
@@ -26,6 +27,7 @@ from resilient_ws.exceptions import ConnectionLost, HandshakeRejected, NoEndpoin
 from resilient_ws.framing import BINARY, CLOSE, MAX_PINGS, PING, PONG, TEXT, Decoder, is_close_code
 from resilient_ws.heads import Headers, classify_status
 from resilient_ws.layering import LayeredTLS, pending, shut
+from resilient_ws.masking import COMPRESSED, KEY, framed
 from resilient_ws.outgoing import Outgoing
 from resilient_ws.racing import first
 from resilient_ws.tunnelling import reach
@@ -36,9 +38,6 @@ __all__ = ["DialOptions", "Endpoint", "Transport", "check_url", "classify_status
 #: Size of one read, and of the largest where a server keeps them full. A TLS record holds 16 KiB at most.
 READ_SIZE, MOST_READ = 64 << 10, 512 << 10
 _TLS_RECORD = 16 << 10
-
-_create_frame = websocket.ABNF.create_frame
-
 
 def dial(url: str, options: DialOptions, cancelled: Callable[[], bool] = lambda: False) -> Transport:
     """
@@ -265,9 +264,9 @@ class Transport:
         """
         if self._deflater is not None:
             return self._write_deflated(self._deflater, messages)
-        frames = [_frame(message, TEXT if isinstance(message, str) else BINARY) for message in messages]
+        parts = [(TEXT, message.encode()) if isinstance(message, str) else (BINARY, message) for message in messages]
         with self._lock:
-            return self._queue(frames)
+            return self._queue(_framed(parts))
 
     def _queue(self, frames: list[bytes]) -> bool:
         if self._sent_close is not None:
@@ -286,7 +285,7 @@ class Transport:
             parts.append((payload, opcode, allowed is None or allowed(message)))
         with self._lock:  # the order in which messages are compressed is the order in which the server inflates them
             try:
-                return self._queue([_packed(deflater, *part) for part in parts])
+                return self._queue(_framed([_packed(deflater, *part) for part in parts]))
             except BaseException:
                 deflater.forget()  # what is compressed and does not go out must not be referred to
                 raise
@@ -383,17 +382,18 @@ class Transport:
         self._sock.close()
 
 
-def _frame(payload: str | bytes, opcode: int) -> bytes:
-    frame: bytes = _create_frame(payload, opcode).format()
+def _framed(messages: Sequence[tuple[int, bytes]]) -> list[bytes]:
+    return framed(messages, os.urandom(KEY * len(messages)))
+
+
+def _frame(payload: bytes, opcode: int) -> bytes:
+    (frame,) = _framed([(opcode, payload)])
     return frame
 
 
-def _packed(deflater: Deflater, payload: bytes, opcode: int, is_compressible: bool) -> bytes:
+def _packed(deflater: Deflater, payload: bytes, opcode: int, is_compressible: bool) -> tuple[int, bytes]:
     small = deflater.deflate(payload) if is_compressible else None
-    if small is None:
-        return _frame(payload, opcode)
-    frame: bytes = websocket.ABNF(1, 1, 0, 0, opcode, 1, small).format()
-    return frame
+    return (opcode, payload) if small is None else (opcode | COMPRESSED, small)
 
 
 def _name(error: Exception) -> str:

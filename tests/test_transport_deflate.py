@@ -235,7 +235,7 @@ def test_write_that_fails_leaves_the_context_whole(failing: str, monkeypatch: py
         transport.write([LONG])
         with monkeypatch.context() as patched:
             if failing == "frame":
-                patched.setattr(transport_module, "_frame", no_memory)
+                patched.setattr(transport_module, "framed", no_memory)
             with pytest.raises((UnicodeEncodeError, ZeroDivisionError, MemoryError)):
                 transport.write([secret, "\ud800" if failing == "message" else "bad"])
         transport.write([secret + LONG, LONG])
