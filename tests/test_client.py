@@ -1632,7 +1632,7 @@ def test_X5_fork_while_locks_are_held() -> None:
     done = run(
         """
 from resilient_ws.exceptions import Forked
-client, peer = opened(outbox=Outbox(max_messages=100000))
+client, peer = opened(outbox=Outbox(max_messages=2000, policy="drop_oldest"))
 stop = threading.Event()
 def busy():
     while not stop.is_set():
