@@ -25,7 +25,7 @@ from benchmarks.rows import Row, table, write_json
 
 TOGETHER = ("inbound", "outbound", "latency", "paced", "idle", "startup", "handover")
 """Against other clients."""
-ALONE = ("journal", "threads")
+ALONE = ("journal", "stages", "threads")
 """With arguments of their own."""
 USAGE = f"usage: python -m benchmarks NAME... [...], where NAME is one of: {', '.join((*TOGETHER, *ALONE))}"
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.svg"
