@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from itertools import count, islice, repeat, starmap, takewhile
+from itertools import count, islice, repeat, starmap
 from typing import Protocol, cast
 
 import attrs
@@ -42,13 +42,11 @@ class Giver(Owner, Protocol):
 
 def _leading(items: deque[Item], most: int) -> int:
     """Return how many messages stand in front of the first marker, at most so many."""
-    if set(map(type, islice(items, most))) <= {Message}:
-        return most
-    return sum(1 for _ in takewhile(_is_message, islice(items, most)))
-
-
-def _is_message(item: Item) -> bool:
-    return type(item) is Message
+    # In one call of the interpreter's own: a thread that reads may put more behind them meanwhile.
+    kinds = list(map(type, islice(items, most)))
+    if kinds.count(Message) == len(kinds):
+        return len(kinds)
+    return next(place for place, kind in enumerate(kinds) if kind is not Message)
 
 
 class _Acks:
