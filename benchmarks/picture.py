@@ -12,6 +12,7 @@ from benchmarks.rows import Row
 
 LEFT, WIDTH, LINE, HEAD = 400, 420, 18, 30
 MARGIN = 90
+CAPTION = "Shorter is better. Each group has a logarithmic scale of its own; ours are the dark ones."
 OURS, THEIRS = "#1f6f8b", "#b0b0b0"
 
 
@@ -43,8 +44,8 @@ def group(rows: Sequence[Row], top: int) -> tuple[list[str], int]:
 
 def drawn(rows: Sequence[Row]) -> str:
     """Return the picture."""
-    lines: list[str] = []
-    top = 0
+    lines = [f'<text x="8" y="18">{CAPTION}</text>']
+    top = 24
     for key in dict.fromkeys((row.bench, row.case) for row in rows):
         more, top = group([row for row in rows if (row.bench, row.case) == key], top)
         lines += more

@@ -164,7 +164,8 @@ def test_what_is_found_is_told_and_drawn() -> None:
     assert "session 2.00, transport 1.50" in told
     assert "1.50x" in told
     texts = [element.text for element in ElementTree.fromstring(drawn(rows)).iter() if element.tag.endswith("text")]
-    assert texts[1:] == ["resilient_ws, transport", "1.50", "resilient_ws, session", "2.00", "a <peer>", "3.00"]
+    assert "Shorter is better" in str(texts[0])
+    assert texts[2:] == ["resilient_ws, transport", "1.50", "resilient_ws, session", "2.00", "a <peer>", "3.00"]
 
 
 def test_a_missing_library_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
