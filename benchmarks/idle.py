@@ -14,7 +14,7 @@ import attrs
 from benchmarks.plan import Plan
 from benchmarks.players import AIOHTTP, PICOWS, PLAIN, SESSION, SIMPLE, WEBSOCKETS
 from benchmarks.rows import Row, compared
-from benchmarks.serving import Place, server
+from benchmarks.serving import server
 from benchmarks.turns import Player, Stage
 
 MEMORY, THREADS = "KiB each", "threads"
@@ -30,19 +30,23 @@ HOMES = {
 """What each player's process runs (``players_idle.py``)."""
 
 
-def weighed(players: Sequence[Player], place: Place, count: int) -> dict[str, tuple[float, float]]:
-    """Open so many with each, in new processes, and return KiB for each and threads."""
-    with closing(Stage()) as stage:
+def weighed(players: Sequence[Player], count: int) -> dict[str, tuple[float, float]]:
+    """
+    Open so many with each, in new processes, and return KiB for each and threads.
+
+    The server is a new one too: one that still takes leave of thousands keeps those waiting who come.
+    """
+    with server() as place, closing(Stage()) as stage:
         idlers = [attrs.evolve(player, home=HOMES[player.name], options={"count": count}) for player in players]
         opened = stage.open(idlers, lambda player: place.url(player.feed))
         return {process.player.name: process.ask("weigh").found for process in opened}
 
 
-def run_case(plan: Plan, place: Place, count: int) -> list[Row]:
+def run_case(plan: Plan, count: int) -> list[Row]:
     """Run one count; the rounds before the last are only for the docs, as memory hardly varies."""
     everyone = (SESSION, PLAIN, WEBSOCKETS, SIMPLE, AIOHTTP, PICOWS)
     players = plan.among(*(everyone if plan.is_full or count == plan.counts[1] else everyone[:2]))
-    rounds = [weighed(players, place, count) for _ in range(min(plan.rounds, 3) if plan.is_full else 1)]
+    rounds = [weighed(players, count) for _ in range(min(plan.rounds, 3) if plan.is_full else 1)]
     rows: list[Row] = []
     for index, unit in enumerate((MEMORY, THREADS)):
         found = {name: [one[name][index] for one in rounds] for name in rounds[0]}
@@ -54,9 +58,8 @@ def run_case(plan: Plan, place: Place, count: int) -> list[Row]:
 def run(plan: Plan) -> list[Row]:
     """Run every count; in the quick form only the second one with everybody."""
     rows: list[Row] = []
-    with server() as place:
-        for count in plan.counts:
-            found = run_case(plan, place, count)
-            plan.tell(found)
-            rows += found
+    for count in plan.counts:
+        found = run_case(plan, count)
+        plan.tell(found)
+        rows += found
     return rows
