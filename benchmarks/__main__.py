@@ -13,7 +13,7 @@ import importlib
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
@@ -44,13 +44,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def run(names: Sequence[str], plan: Plan) -> list[Row]:
-    """Run benchmarks one after the other."""
+def run(names: Sequence[str], plan: Plan, keep: Callable[[list[Row]], object]) -> list[Row]:
+    """Run benchmarks one after the other; ``keep`` gets what there is after each, should the next one fail."""
     rows: list[Row] = []
     for name in names:
         start = time.perf_counter()
         rows += importlib.import_module(f"benchmarks.{name}").run(plan)
         print(f"\n{name}: {time.perf_counter() - start:.0f} s", flush=True)
+        keep(rows)
     return rows
 
 
@@ -72,11 +73,14 @@ def main(arguments: Sequence[str]) -> None:
     if missing:
         print(f"not installed, so not compared (pip install '.[bench]'): {', '.join(missing)}")
     plan = attrs.evolve(FULL if chosen.full else QUICK, peers=peers, tell=lambda rows: print(table(rows), flush=True))
-    rows = run(chosen.names, plan)
+
+    def keep(rows: list[Row]) -> None:
+        if chosen.json is not None:
+            write_json(chosen.json, rows, missing)
+
+    rows = run(chosen.names, plan, keep)
     if chosen.full:
         PICTURE.write_text(drawn(rows), "utf-8")
-    if chosen.json is not None:
-        write_json(chosen.json, rows, missing)
 
 
 if __name__ == "__main__":

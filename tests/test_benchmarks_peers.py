@@ -174,7 +174,7 @@ def test_a_missing_library_is_said(capsys: pytest.CaptureFixture[str], monkeypat
     assert those_there([PLAIN, nobody]) == ([PLAIN], ["nobody"])
     plans: list[Plan] = []
     monkeypatch.setattr(dispatcher, "PEERS", (PLAIN, nobody))
-    monkeypatch.setattr(dispatcher, "run", lambda names, plan: plans.append(plan) or [])
+    monkeypatch.setattr(dispatcher, "run", lambda names, plan, keep: plans.append(plan) or [])
     dispatcher.main(["inbound"])
     assert "not compared (pip install '.[bench]'): nobody" in capsys.readouterr().out
     assert plans[0].peers == [PLAIN]
@@ -185,8 +185,23 @@ def test_full_runs_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     picture = tmp_path / "benchmarks.svg"
     monkeypatch.setattr(dispatcher, "PICTURE", picture)
     rows = compared("inbound", "a case", "us", {"session": [2.0], "peer": [3.0]}, SUBJECTS)
-    monkeypatch.setattr(dispatcher, "run", lambda names, plan: rows)
+    monkeypatch.setattr(dispatcher, "run", lambda names, plan, keep: rows)
     dispatcher.main(["inbound"])
     assert not picture.exists()
     dispatcher.main(["inbound", "--full"])
     assert "resilient_ws, session" in picture.read_text("utf-8")
+
+
+def test_rows_outlive_a_bench_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found before is in the file; the failure is not hidden."""
+    rows = compared("inbound", "a case", "us", {"session": [2.0], "peer": [3.0]}, SUBJECTS)
+
+    def fails(plan: Plan) -> list[Row]:
+        raise RuntimeError("no answer")
+
+    monkeypatch.setattr(inbound, "run", lambda plan: rows)
+    monkeypatch.setattr(latency, "run", fails)
+    file = tmp_path / "rows.json"
+    with pytest.raises(RuntimeError, match="no answer"):
+        dispatcher.main(["inbound", "latency", "--json", str(file)])
+    assert [row["case"] for row in json.loads(file.read_text("utf-8"))["rows"]] == ["a case"]
