@@ -16,6 +16,8 @@ from typing import Any
 import attrs
 
 NAME = "permessage-deflate"
+COMPRESSED = 0x40
+"""The bit beside the opcode of a compressed message's first frame (section 6)."""
 MIN_SIZE = 64
 """Messages of fewer bytes are left as they are: the time is worth more than the bytes."""
 MAX_FINAL_BLOCKS = 16

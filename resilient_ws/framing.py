@@ -14,13 +14,12 @@ from collections import deque
 
 import attrs
 
-from resilient_ws.deflating import BadMessage, Inflater
+from resilient_ws.deflating import COMPRESSED, BadMessage, Inflater
 
 Message = str | bytes
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 _FIN_TEXT, _FIN_BINARY = 0x80 | TEXT, 0x80 | BINARY
-_COMPRESSED = 0x40
 
 #: From here on the copies that looking for like frames makes cost more than it saves.
 _LARGE = 2 << 10
@@ -251,12 +250,12 @@ class Decoder:
     def _refuse_reserved(self, first: int) -> None:
         if self.inflater is None:
             raise _Refused(1002, "reserved bit set, no extension was agreed")
-        if first & 0x70 != _COMPRESSED or first & 0x0F not in (TEXT, BINARY):
+        if first & 0x70 != COMPRESSED or first & 0x0F not in (TEXT, BINARY):
             raise _Refused(1002, "reserved bit set, other than for the first frame of a compressed message")
 
     def _largest(self, first: int) -> int:
         # What cannot be compressed gets larger by it: RFC 1951 section 3.2.4, with blocks as small as encoders have.
-        return self.max_message + (self.max_message >> 3) + 64 if first & _COMPRESSED else self.max_message
+        return self.max_message + (self.max_message >> 3) + 64 if first & COMPRESSED else self.max_message
 
     def _refuse_size(self, first: int, length: int) -> None:
         largest = self._largest(first if first & 0x0F else self._fragments_first)
@@ -303,6 +302,6 @@ class Decoder:
         messages.append(self._whole(self._fragments_first, whole))
 
     def _whole(self, first: int, payload: bytes | bytearray) -> Message:
-        if first & _COMPRESSED and self.inflater is not None:
+        if first & COMPRESSED and self.inflater is not None:
             payload = self.inflater.inflate(payload, self.max_message)
         return payload.decode("utf-8") if first & 0x0F == TEXT else bytes(payload)

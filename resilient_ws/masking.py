@@ -14,7 +14,6 @@ from collections.abc import Sequence
 KEY = 4
 """Bytes of a frame's masking key."""
 FIN = 0x80
-COMPRESSED = 0x40
 _MASKED = 0x80
 _AT_ONCE = 4 << 10
 _BLANKS = [bytes(size + KEY) for size in range(11)]
@@ -25,7 +24,7 @@ def framed(messages: Sequence[tuple[int, bytes]], keys: bytes) -> list[bytes]:
     Frame messages for a server, each unfragmented.
 
     Args:
-        messages: Of each its opcode (with COMPRESSED, where it is) and its payload.
+        messages: Of each its opcode (with ``deflating.COMPRESSED``, where it is) and its payload.
         keys: ``KEY`` bytes for each that nobody can foretell.
 
     Returns:

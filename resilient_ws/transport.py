@@ -21,13 +21,13 @@ from typing import Any
 import websocket
 
 from resilient_ws.connecting import Address, Deadline
-from resilient_ws.deflating import Deflater, Inflater
+from resilient_ws.deflating import COMPRESSED, Deflater, Inflater
 from resilient_ws.dialling import DialOptions, Endpoint, check_url
 from resilient_ws.exceptions import ConnectionLost, HandshakeRejected, NoEndpoint
 from resilient_ws.framing import BINARY, CLOSE, MAX_PINGS, PING, PONG, TEXT, Decoder, is_close_code
 from resilient_ws.heads import Headers, classify_status
 from resilient_ws.layering import LayeredTLS, pending, shut
-from resilient_ws.masking import COMPRESSED, KEY, framed
+from resilient_ws.masking import KEY, framed
 from resilient_ws.outgoing import Outgoing
 from resilient_ws.racing import first
 from resilient_ws.tunnelling import reach
@@ -265,8 +265,9 @@ class Transport:
         if self._deflater is not None:
             return self._write_deflated(self._deflater, messages)
         parts = [(TEXT, message.encode()) if isinstance(message, str) else (BINARY, message) for message in messages]
+        frames = _framed(parts)
         with self._lock:
-            return self._queue(_framed(parts))
+            return self._queue(frames)
 
     def _queue(self, frames: list[bytes]) -> bool:
         if self._sent_close is not None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_ws.masking import COMPRESSED, KEY, framed
+from resilient_ws.deflating import COMPRESSED
+from resilient_ws.masking import KEY, framed
 
 TEXT, BINARY, PING = 1, 2, 9
 SIZES = (0, 1, 3, 4, 5, 125, 126, 127, 4095, 4096, 4097, 8192, 8193, 65535, 65536, 100_001)
