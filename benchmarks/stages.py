@@ -1,5 +1,5 @@
 """
-Where a session's time goes: each stage's own time, what it calls in other stages not counted.
+Where a session's CPU time goes: each stage's own, what it calls in other stages not counted, all threads together.
 
 ``python -m benchmarks stages [receive|send|echo|pace] [--size N] [--count N]``. One session runs in this process with a
 clock around the functions that stand for its stages, which costs about a microsecond for each call.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -46,32 +47,35 @@ VERBS = ("receive", "send", "echo", "pace")
 
 @attrs.define
 class Spent:
-    """What a stage took: how often, and seconds of its own."""
+    """What a stage took: how often, and seconds of CPU time of its own."""
 
     calls: int = 0
     seconds: float = 0.0
 
 
 class Clock:
-    """Measures stages of this thread, which may be inside of each other."""
+    """Measures stages, which may be inside of each other; of each thread by itself, as the keeper has its own."""
 
     def __init__(self) -> None:
         self.spent = {name: Spent() for name in STAGES}
-        self._inside: list[float] = []
+        self._threads = threading.local()
+        self._lock = threading.Lock()
 
     def around(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that does the same and is measured."""
-        spent, inside, clock = self.spent[name], self._inside, time.perf_counter
+        spent, threads, clock = self.spent[name], self._threads, time.thread_time
 
         def measured(*args: Any) -> Any:
+            inside: list[float] = threads.__dict__.setdefault("inside", [])
             inside.append(0.0)
             start = clock()
             try:
                 return call(*args)
             finally:
                 took = clock() - start
-                spent.calls += 1
-                spent.seconds += took - inside.pop()
+                with self._lock:
+                    spent.calls += 1
+                    spent.seconds += took - inside.pop()
                 if inside:
                     inside[-1] += took
 
@@ -94,9 +98,9 @@ def watched(clock: Clock) -> Iterator[None]:
 
 def run(verb: str, size: int, count: int) -> list[tuple[str, float, float]]:
     """
-    Measure; returns name, calls and microseconds for each message, the largest first.
+    Measure; returns name, calls and microseconds of CPU time for each message, the largest first.
 
-    The last row is what no stage took of the time on the clock.
+    The last row is what no stage took of the time of the whole process.
     """
     clock = Clock()
     with server() as place:
@@ -107,9 +111,9 @@ def run(verb: str, size: int, count: int) -> list[tuple[str, float, float]]:
             args = (count,) if verb in ("receive", "pace") else ("x" * size, count)
             call(*args)
             with watched(clock):
-                start = time.perf_counter()
+                start = time.process_time()
                 call(*args)
-                whole = time.perf_counter() - start
+                whole = time.process_time() - start
     rows = [(name, spent.calls / count, 1e6 * spent.seconds / count) for name, spent in clock.spent.items()]
     rows = sorted((row for row in rows if row[1]), key=lambda row: -row[2])
     return [*rows, (REST, 1.0, 1e6 * whole / count - sum(row[2] for row in rows))]
@@ -123,7 +127,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--count", type=int, default=20_000, help="messages (%(default)s)")
     chosen = parser.parse_args(arguments)
     rows = run(chosen.verb, chosen.size, chosen.count)
-    print(f"{chosen.verb}, {chosen.count} messages of {chosen.size} B, for each message:")
+    print(f"{chosen.verb}, {chosen.count} messages of {chosen.size} B, CPU time for each message:")
     for name, calls, micros in rows:
         print(f"{name:24}{calls:8.3f} calls{micros:10.3f} us")
     print(f"{'all':24}{'':14}{sum(row[2] for row in rows):10.3f} us")

@@ -388,8 +388,7 @@ def _framed(messages: Sequence[tuple[int, bytes]]) -> list[bytes]:
 
 
 def _frame(payload: bytes, opcode: int) -> bytes:
-    (frame,) = _framed([(opcode, payload)])
-    return frame
+    return _framed([(opcode, payload)])[0]
 
 
 def _packed(deflater: Deflater, payload: bytes, opcode: int, is_compressible: bool) -> tuple[int, bytes]:
