@@ -4,8 +4,9 @@ A child process that dies with its parent: the parent's half. The child's half i
 What a child is for lives in ``engine.py`` and ``cluster.py``; nothing here knows nodes, stores or sockets.
 
 Two leashes hold a child. A pipe whose other end only the parent has: end of file means that the parent is gone,
-however it went. And on Linux the parent-death signal, which reaches a stopped child too. That signal follows the
-*thread* that forked, so every child is started by one thread that lasts as long as the process.
+however it went; where others hold that end too, the parent's number tells. And on Linux the parent-death signal, which
+reaches a stopped child too; a child that has to clean up does without. That signal follows the *thread* that forked, so
+every child is started by one thread that lasts as long as the process.
 """
 
 from __future__ import annotations

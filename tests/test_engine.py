@@ -354,8 +354,11 @@ def parent(then: str, beside: str = "") -> collections.abc.Iterator[tuple[subpro
             process.kill()
 
 
-def is_removed(directory: str) -> bool:
-    """Wait until a directory is gone."""
+def has_gone(connection: socket.socket, url: str) -> bool:
+    """Wait for the end of an engine, and until its directory is gone."""
+    directory = os.path.dirname(urllib.parse.urlsplit(url).path)
+    if not has_ended(connection):
+        return False
     deadline = time.monotonic() + 5
     while os.path.exists(directory) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -369,8 +372,7 @@ def test_killed_parent_leaves_no_engine(then: str) -> None:
     with parent(then) as (process, url), connected(url) as connection:
         process.kill()
         process.wait(10)
-        assert has_ended(connection)
-        assert is_removed(os.path.dirname(url.removeprefix("unix://")))
+        assert has_gone(connection, url)
 
 
 @marked
@@ -382,8 +384,7 @@ def test_engine_outlives_the_thread_that_started_it() -> None:
         connection.settimeout(10)
         process.kill()
         process.wait(10)
-        assert has_ended(connection)
-        assert is_removed(os.path.dirname(url.removeprefix("unix://")))
+        assert has_gone(connection, url)
 
 
 @marked
@@ -392,8 +393,7 @@ def test_killed_parent_whose_child_holds_the_leash() -> None:
     with parent("expect_alive", FORKED) as (process, url), connected(url) as connection:
         process.kill()
         process.wait(10)
-        assert has_ended(connection)
-        assert is_removed(os.path.dirname(url.removeprefix("unix://")))
+        assert has_gone(connection, url)
 
 
 @marked
@@ -401,8 +401,7 @@ def test_forgetful_parent_leaves_no_engine() -> None:
     """A parent that ends without closing its engine takes it along as well."""
     with parent("expect_alive") as (process, url), connected(url) as connection:
         process.communicate("\n", timeout=10)
-        assert has_ended(connection)
-        assert is_removed(os.path.dirname(url.removeprefix("unix://")))
+        assert has_gone(connection, url)
 
 
 @marked
