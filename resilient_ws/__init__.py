@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessDenied",
+    "Budget",
     "Client",
     "ConnectError",
     "ConnectTimeout",
@@ -48,17 +49,20 @@ __all__ = [
     "SessionLost",
     "SessionTakenOver",
     "SlowConsumer",
+    "Treatment",
     "Undelivered",
     "Wire",
     "__version__",
     "connect",
     "events",
+    "treat_close",
+    "treat_status",
 ]
 
 if TYPE_CHECKING:
     from resilient_ws import events
     from resilient_ws.client import Client, connect
-    from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
+    from resilient_ws.config import Budget, Failover, Inbox, Keepalive, Outbox, Retry, Wire
     from resilient_ws.events import Message, Receipt
     from resilient_ws.exceptions import (
         AccessDenied,
@@ -91,10 +95,12 @@ if TYPE_CHECKING:
         Undelivered,
     )
     from resilient_ws.frames import Position
+    from resilient_ws.treatments import Treatment, treat_close, treat_status
 
 _HOMES = {
     "Client": "client",
     "connect": "client",
+    "Budget": "config",
     "Failover": "config",
     "Inbox": "config",
     "Keepalive": "config",
@@ -104,6 +110,9 @@ _HOMES = {
     "Message": "events",
     "Receipt": "events",
     "Position": "frames",
+    "Treatment": "treatments",
+    "treat_close": "treatments",
+    "treat_status": "treatments",
 }
 
 

@@ -1,22 +1,20 @@
 """
-How often and how soon to try again, and what an ending means: attempts, delays, and the table of close codes.
+How often and how soon to try again: attempts in a row and the delays between them.
 
 Pure: tenacity's objects are evaluated on a state that is built by hand from our ``now``; nothing here sleeps, reads a
-clock or dials. Which endpoint comes next is :mod:`resilient_ws.endpoints`' business.
+clock or dials. Which endpoint comes next is :mod:`resilient_ws.endpoints`' business, what an ending means
+:mod:`resilient_ws.treatments`'.
 """
 
 from __future__ import annotations
 
-import enum
 import math
-import re
 from typing import Any, Protocol, cast
 
 import attrs
 import tenacity
 
 from resilient_ws.config import Retry
-from resilient_ws.exceptions import AccessDenied, ConnectionLost, ResilientWSError
 
 # Exponential waits compute base ** attempt: beyond this number the ceiling does not change any more, only the cost.
 _LAST_GROWTH = 1_000
@@ -129,94 +127,3 @@ class Backoff:
         state.outcome_timestamp = now
         state.attempt_number = attempt
         return state
-
-
-class Treatment(enum.Enum):
-    """What an ending of a connection or attempt asks of the session."""
-
-    RETRY = "retry"
-    """Another attempt, with backoff."""
-    END = "end"
-    """The session is over. No code means it by itself: the session knows of its own close or a ``bye``."""
-    DENIED = "denied"
-    """The server refused who we are: another access token, or fatal."""
-    FATAL = "fatal"
-    """Trying again cannot help; somebody has to change something."""
-    TOO_BIG = "too_big"
-    """The oldest unconfirmed message is larger than the server takes."""
-    SUPERSEDED = "superseded"
-    """A newer hello of this session was accepted; :func:`superseder` says whose."""
-    STALE = "stale"
-    """The hello's attempt number was not higher than the last one."""
-
-
-CLOSE_CODES: dict[int, Treatment] = {
-    1000: Treatment.RETRY,  # the end only after our own close or a bye, which the session knows
-    1001: Treatment.RETRY,  # going away
-    1002: Treatment.FATAL,  # protocol error
-    1003: Treatment.FATAL,  # unsupported data
-    1005: Treatment.RETRY,  # a close frame without a code
-    1006: Treatment.RETRY,  # no close frame
-    1007: Treatment.FATAL,  # invalid payload
-    1008: Treatment.DENIED,  # policy violation
-    1009: Treatment.TOO_BIG,  # message too big
-    1010: Treatment.FATAL,  # an extension is missing
-    1011: Treatment.RETRY,  # internal error
-    1012: Treatment.RETRY,  # service restart
-    1013: Treatment.RETRY,  # try again later
-    1014: Treatment.RETRY,  # bad gateway
-    1015: Treatment.RETRY,  # TLS broke
-    4400: Treatment.FATAL,  # protocol error
-    4401: Treatment.DENIED,  # authenticate again
-    4403: Treatment.DENIED,  # forbidden, or a wrong token
-    4408: Treatment.RETRY,  # no hello in time
-    4409: Treatment.SUPERSEDED,  # an old fence
-    4410: Treatment.STALE,  # an old attempt
-    4429: Treatment.RETRY,  # slow down
-}
-
-
-def treat_close(code: int, reason: str) -> Treatment:
-    """
-    Say what a close code asks for.
-
-    Args:
-        code: The code that decides (received, else sent, else 1006).
-        reason: Its reason; the table above does not read it, a dialect's own may.
-
-    Returns:
-        The table's row; RETRY for a code that it does not know, FATAL for one that RFC 6455 section 7.4.2 rules out.
-    """
-    if code < 1000 or code >= 5000:
-        return Treatment.FATAL
-    return CLOSE_CODES.get(code, Treatment.RETRY)
-
-
-def treat_error(error: BaseException) -> Treatment:
-    """
-    Say what the error that ended an attempt or a connection asks for.
-
-    Returns:
-        By close code where there is one; DENIED and FATAL where the server or we said that it is no use; else RETRY.
-    """
-    if isinstance(error, AccessDenied):
-        return Treatment.DENIED
-    if isinstance(error, ConnectionLost):
-        return treat_close(error.code, error.reason)
-    if isinstance(error, ResilientWSError) and not error.retryable:
-        return Treatment.FATAL
-    return Treatment.RETRY
-
-
-_SUPERSEDER = re.compile(r"(?<![0-9A-Za-z_])instance=([0-9A-Fa-f]{32})(?![0-9A-Za-z])")
-
-
-def superseder(reason: str) -> str | None:
-    """
-    Read the instance that a 4409 names.
-
-    Returns:
-        32 lowercase hexadecimal digits, or None where the reason has no well-formed ``instance=``.
-    """
-    found = _SUPERSEDER.search(reason)
-    return None if found is None else found[1].lower()

@@ -6,10 +6,13 @@ Durations are seconds, sizes bytes, and every bound is a pair (messages, bytes).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import tenacity
+
+from resilient_ws.treatments import Treatment, treat_close, treat_status
 
 if TYPE_CHECKING:
     import os
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
 def _positive(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
         raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be a number above 0")
+
+
+def _count(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be a whole number above 0")
 
 
 def _positive_or_none(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -46,6 +54,28 @@ def _path_or_none(instance: object, attribute: attrs.Attribute[Any], value: obje
     raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be the path of a file, or None")
 
 
+def _callable(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not callable(value):
+        raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be a function")
+
+
+@attrs.frozen(kw_only=True)
+class Budget:
+    """
+    How often one endpoint may be dialled, whatever happens there: a token bucket.
+
+    So a server that accepts and drops everybody gets at most ``burst + t / refill`` attempts of one Client in any t
+    seconds, 10 in 10 s by default. With several endpoints each has a budget of its own.
+
+    Attributes:
+        burst: Attempts that may follow each other without a pause.
+        refill: Seconds until one more is allowed.
+    """
+
+    burst: int = attrs.field(default=5, validator=_count)
+    refill: float = attrs.field(default=2.0, validator=_positive)
+
+
 @attrs.frozen(kw_only=True)
 class Retry:
     """
@@ -61,7 +91,13 @@ class Retry:
             ``max_connect_timeout``.
         max_connect_timeout: Its ceiling.
         max_spread: Longest window in seconds over which the first attempt after a loss is spread on a server's advice.
-        max_retry_after: So many seconds of a ``Retry-After`` are waited for at most; 0: none.
+        max_retry_after: So many seconds of a ``Retry-After``, or of ``retry_after=`` in a close reason, are waited for
+            at most; 0: none.
+        budget: How often one endpoint may be dialled; None: as often as the delays allow.
+        on_close: What a close code and its reason ask for, in place of ``treat_close``; called in the middle of the
+            session's work, so it must neither block nor use the Client. Call ``treat_close`` for the codes that are
+            not yours: the session's own rules depend on them.
+        on_status: The same for the HTTP status of an upgrade that was refused, in place of ``treat_status``.
     """
 
     wait: tenacity.wait.wait_base = attrs.field(factory=lambda: tenacity.wait_exponential(multiplier=0.5, max=30.0))
@@ -71,6 +107,11 @@ class Retry:
     max_connect_timeout: float = attrs.field(default=60.0, validator=_positive)
     max_spread: float = attrs.field(default=30.0, validator=_not_negative)
     max_retry_after: float = attrs.field(default=60.0, validator=_not_negative)
+    budget: Budget | None = attrs.field(
+        factory=Budget, validator=attrs.validators.optional(attrs.validators.instance_of(Budget))
+    )
+    on_close: Callable[[int, str], Treatment] = attrs.field(default=treat_close, validator=_callable)
+    on_status: Callable[[int], Treatment] = attrs.field(default=treat_status, validator=_callable)
 
 
 @attrs.frozen(kw_only=True)

@@ -25,6 +25,7 @@ from resilient_ws.outbox import Unacked
 from resilient_ws.records import Handled, Identity, Restored
 from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, SessionState, next_session_state
 from resilient_ws.subscription import Subscription
+from resilient_ws.treatments import Tables
 
 FEATURES = ("batch", "void")
 MAX_RIDERS = 64
@@ -111,7 +112,8 @@ class Conversation:
         self.welcomed_once = False
         self.max_message = settings.wire.max_message
         self.rng = rng
-        self.pool = EndpointPool(urls, settings.failover, rng)
+        self.pool = EndpointPool(urls, settings.failover, rng, settings.retry.budget)
+        self.tables = Tables(settings.retry.on_close, settings.retry.on_status, self._report_failed)
         self.backoff = Backoff(settings.retry, rng, len(self.pool.urls))
         self.ledger = None if restored is None else Ledger(restored.welcomes)
         self.outbox = Unacked(settings.outbox, producer, self.ledger)
@@ -150,6 +152,7 @@ class Conversation:
         url = self.pool.next(now, avoid={connection.url for connection in self.connections.values()})
         self.connections[self.numbers] = Connection(self.numbers, url, role, now + timeout)
         is_fresh = self.pool.take_unpinned(url) or role in (Role.SUCCESSOR, Role.STANDBY)
+        self.pool.dialled(url, now)
         self.actions.append(Dial(self.numbers, url, timeout, is_fresh))
         self.events.append(events.Connecting(conn=self.numbers, endpoint=shown(url), attempt=self.backoff.failures + 1))
         if role in (Role.PRIMARY, Role.CANDIDATE) and Role.CANDIDATE in self.settings.roles:
@@ -249,8 +252,13 @@ class Conversation:
         self.actions.append(Shut(connection.number, code, reason))
 
     def plan(self, delay: float, now: float) -> None:
+        """Dial after so many seconds, and not before an endpoint may be dialled."""
+        delay += self.pool.rest(now)
         self.dial_at = now + delay
         self.events.append(events.RetryScheduled(attempt=self.backoff.failures + 1, delay=delay))
+
+    def _report_failed(self, setting: str, what: str) -> None:
+        self.events.append(events.TableFailed(setting=setting, what=what))
 
     def check_stable(self, now: float) -> None:
         primary = self.primary

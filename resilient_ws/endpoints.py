@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol
 
 import attrs
 
-from resilient_ws.config import Failover
+from resilient_ws.budget import Bucket
+from resilient_ws.config import Budget, Failover
 
 
 class Rng(Protocol):
@@ -30,12 +31,16 @@ def shown(url: str) -> str:
 
 @attrs.define
 class _Health:
+    bucket: Bucket | None
     failed_at: float = -math.inf
     failures: int = 0
     ejections: int = 0
     ejected_until: float = -math.inf
     held_until: float = -math.inf
     is_unpinned: bool = False
+
+    def ready_at(self) -> float:
+        return self.held_until if self.bucket is None else max(self.held_until, self.bucket.ready_at())
 
     def failed(self, now: float, failover: Failover) -> bool:
         self.failed_at = max(self.failed_at, now)
@@ -67,25 +72,26 @@ class EndpointPool:
     They are shuffled once, so that a herd of Clients does not walk through them in step. An endpoint that failed
     ``eject_after`` times in a row is out for a while that doubles with each ejection; when it is back, its next
     failure ejects it again, so that it gets one probe. While all would be out, none is: the one that failed longest ago
-    is tried. One that asked not to be dialled for a while (``Retry-After``) is left alone until then, and where all
-    did, :meth:`rest` says for how long.
+    is tried. One that asked not to be dialled for a while (``Retry-After``), or that was dialled as often as the budget
+    allows, is held off: left alone until then; where all are, :meth:`rest` says for how long.
 
     Args:
         urls: The endpoints; repeated ones count once.
         failover: When and for how long to eject.
         rng: Shuffles; used only here.
+        budget: How often one endpoint may be dialled; None: as often as asked for.
 
     Raises:
         ValueError: ``urls`` is empty.
     """
 
-    def __init__(self, urls: Sequence[str], failover: Failover, rng: Rng) -> None:
+    def __init__(self, urls: Sequence[str], failover: Failover, rng: Rng, budget: Budget | None = None) -> None:
         order = list(dict.fromkeys(urls))
         if not order:
             raise ValueError(f"urls={urls!r}: at least one endpoint is needed")
         rng.shuffle(order)
         self._failover = failover
-        self._health = {url: _Health() for url in order}
+        self._health = {url: _Health(None if budget is None else Bucket(budget.burst, budget.refill)) for url in order}
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -116,13 +122,19 @@ class EndpointPool:
         """Note that the endpoint asked not to be dialled before then."""
         self._health[url].held_until = until
 
+    def dialled(self, url: str, now: float) -> None:
+        """Count an attempt against the endpoint's budget."""
+        bucket = self._health[url].bucket
+        if bucket is not None:
+            bucket.spend(now)
+
     def held(self, now: float) -> frozenset[str]:
-        """Return the endpoints that asked not to be dialled yet."""
-        return frozenset(url for url, health in self._health.items() if now < health.held_until)
+        """Return the endpoints that are not to be dialled yet."""
+        return frozenset(url for url, health in self._health.items() if now < health.ready_at())
 
     def rest(self, now: float) -> float:
         """Return the seconds until one of them may be dialled; 0 where one may be at once."""
-        return max(0.0, min(health.held_until for health in self._health.values()) - now)
+        return max(0.0, min(health.ready_at() for health in self._health.values()) - now)
 
     def failed(self, url: str, now: float) -> float | None:
         """
@@ -148,12 +160,12 @@ class EndpointPool:
         Say how an endpoint stands.
 
         Returns:
-            ``held off``: it asked not to be dialled yet (``Retry-After``). ``ejected``: it is left out now.
-            ``on probation``: its time is over, its next failure ejects it again. ``failing``: it failed since it
-            worked last. Else ``good``.
+            ``held off``: it asked not to be dialled yet (``Retry-After``), or its budget is used up. ``ejected``: it is
+            left out now. ``on probation``: its time is over, its next failure ejects it again. ``failing``: it failed
+            since it worked last. Else ``good``.
         """
         health = self._health[url]
-        if now < health.held_until:
+        if now < health.ready_at():
             return "held off"
         if now < health.ejected_until:
             return "ejected"

@@ -331,6 +331,20 @@ class Suspended:
 
 
 @attrs.frozen(kw_only=True)
+class TableFailed:
+    """
+    A function of the user's in ``Retry`` gave no answer, so the built-in table had the say.
+
+    Attributes:
+        setting: ``on_close`` or ``on_status``.
+        what: What it did instead.
+    """
+
+    setting: str
+    what: str
+
+
+@attrs.frozen(kw_only=True)
 class Ended:
     """The session is over; ``error`` is the text of what ended it, empty after ``close()``."""
 
@@ -359,5 +373,6 @@ Event = Union[
     DrainNoticed,
     ServerNoticed,
     Suspended,
+    TableFailed,
     Ended,
 ]

@@ -26,16 +26,6 @@ Headers = list[tuple[str, str]]
 Broken = Callable[[str], ConnectError]
 
 
-def classify_status(status: int) -> bool:
-    """
-    Tell whether a request that was answered with this status, and should not have been, is worth trying again.
-
-    A 2xx is a captive portal or a page in place of the service; a 3xx or 4xx says that the URL or the request is wrong,
-    except where it speaks of time (408, 425, 429); everything from 500 on is the server's own trouble.
-    """
-    return status < 300 or status in (408, 425, 429) or status >= 500
-
-
 def values_of(headers: Headers, name: str) -> list[str]:
     """Give every value of a header, by its lower-case name."""
     return [value for key, value in headers if key == name]

@@ -31,6 +31,7 @@ _LEVELS: dict[type, int] = {
     events.JournalStalled: logging.ERROR,
     events.IndefiniteResent: logging.WARNING,
     events.ServerNoticed: logging.WARNING,
+    events.TableFailed: logging.ERROR,
 }
 
 

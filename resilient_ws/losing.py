@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from resilient_ws import events, frames
-from resilient_ws.backoff import Treatment, superseder, treat_error
 from resilient_ws.connection import Connection
 from resilient_ws.conversation import Conversation, Shut
 from resilient_ws.exceptions import (
@@ -22,6 +21,7 @@ from resilient_ws.exceptions import (
     SessionTakenOver,
 )
 from resilient_ws.state import ConnectionInput, Phase, Role
+from resilient_ws.treatments import Treatment, push_back, superseder
 
 FOREIGN_WINDOW = 60.0
 """A second foreign 4409 within this many seconds ends the session (rule 4)."""
@@ -53,8 +53,9 @@ def lose(core: Conversation, connection: Connection, error: Exception, now: floa
     connection.step(ConnectionInput.LOST)
     core.last_error = error
     core.endpoint_failed(connection.url, now)
-    if isinstance(error, HandshakeRejected) and error.retry_after is not None:
-        core.pool.hold(connection.url, now + min(error.retry_after, core.settings.retry.max_retry_after))
+    asked = push_back(error)
+    if asked is not None:
+        core.pool.hold(connection.url, now + min(asked, core.settings.retry.max_retry_after))
     if core.primary is not None:  # a spare, or one on its way: the session goes on where it is
         core.next_hello(now)
         return
@@ -74,7 +75,7 @@ def resume(core: Conversation, connection: Connection, now: float) -> None:
 def treatment(core: Conversation, connection: Connection, error: Exception) -> Treatment:
     """Say what the error asks for; a rule that the server broke is retried a few times before it is fatal."""
     ours = isinstance(error, ConnectionLost) and error.rcvd is None and error.sent is not None
-    found = Treatment.FATAL if isinstance(error, RemoteProtocolError) else treat_error(error)
+    found = Treatment.FATAL if isinstance(error, RemoteProtocolError) else core.tables.treat(error)
     if not (ours or isinstance(error, RemoteProtocolError)) or found is Treatment.RETRY:
         return found
     core.violations += 1
@@ -99,7 +100,7 @@ def retry_later(core: Conversation, connection: Connection, now: float) -> None:
     if fresh and was_open:
         many = core.pool.has_other(connection.url, now)
         delay = 0.0 if many else core.rng.uniform(0.0, min(connection.spread, core.settings.retry.max_spread))
-    core.plan(core.pool.rest(now) + delay, now)
+    core.plan(delay, now)
 
 
 def promote(core: Conversation, now: float) -> None:
@@ -116,9 +117,17 @@ def after_retry(core: Conversation, connection: Connection, error: Exception, no
     retry_later(core, connection, now)
 
 
+def after_end(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
+    """The user's own table takes this ending for the end of the session."""
+    core.end(None, now)
+
+
 def after_denied(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
     if isinstance(error, AccessDenied):
         core.end(error, now)
+        return
+    if isinstance(error, HandshakeRejected):
+        core.end(AccessDenied(str(error), status=error.status), now)
         return
     code = getattr(error, "code", 0)
     notice = connection.notice
@@ -231,7 +240,7 @@ def forgive_lateness(core: Conversation, now: float, planned: float) -> None:
 
 AFTER_LOSS: dict[Treatment, Callable[[Conversation, Connection, Exception, float], None]] = {
     Treatment.RETRY: after_retry,
-    Treatment.END: after_retry,
+    Treatment.END: after_end,
     Treatment.DENIED: after_denied,
     Treatment.FATAL: after_fatal,
     Treatment.TOO_BIG: after_too_big,

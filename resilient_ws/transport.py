@@ -25,7 +25,7 @@ from resilient_ws.deflating import COMPRESSED, Deflater, Inflater
 from resilient_ws.dialling import DialOptions, Endpoint, check_url
 from resilient_ws.exceptions import ConnectionLost, HandshakeRejected, NoEndpoint
 from resilient_ws.framing import BINARY, CLOSE, MAX_PINGS, PING, PONG, TEXT, Decoder, is_close_code
-from resilient_ws.heads import Headers, classify_status
+from resilient_ws.heads import Headers
 from resilient_ws.layering import LayeredTLS, pending, shut
 from resilient_ws.masking import KEY, framed
 from resilient_ws.outgoing import Outgoing
@@ -33,7 +33,7 @@ from resilient_ws.racing import first
 from resilient_ws.tunnelling import reach
 from resilient_ws.upgrade import GuardedSocket
 
-__all__ = ["DialOptions", "Endpoint", "Transport", "check_url", "classify_status", "dial"]
+__all__ = ["DialOptions", "Endpoint", "Transport", "check_url", "dial"]
 
 #: Size of one read, and of the largest where a server keeps them full. A TLS record holds 16 KiB at most.
 READ_SIZE, MOST_READ = 64 << 10, 512 << 10

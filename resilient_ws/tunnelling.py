@@ -18,10 +18,11 @@ import attrs
 from resilient_ws.connecting import Address, Deadline, connect, receive, resolve, send_all, wrap_tls
 from resilient_ws.dialling import DialOptions, Endpoint
 from resilient_ws.exceptions import HandshakeRejected, NoEndpoint, ProxyError
-from resilient_ws.heads import Headers, classify_status, read_answer, values_of
+from resilient_ws.heads import Headers, read_answer, values_of
 from resilient_ws.hosts import bracketed
 from resilient_ws.layering import Stream
 from resilient_ws.proxying import NEEDS_SOCKS, Proxy
+from resilient_ws.treatments import Treatment, treat_status
 
 _READ = 4 << 10
 #: Ways to log in that proxies ask for and that are not spoken here; nothing else of their answers is shown.
@@ -185,7 +186,7 @@ def refusal(where: str, status: int, headers: Headers, *, has_credentials: bool)
     general = {1: "no tunnel was opened", 3: "a redirect, which is never followed", 5: "the proxy is in trouble"}
     hint = hints.get(status) or general.get(status // 100, "it does not do CONNECT for this server and port")
     text = f"{where}: the proxy answered HTTP {status} ({hint})"
-    return ProxyError(text, status=status, retryable=status >= 200 and classify_status(status))
+    return ProxyError(text, status=status, retryable=status >= 200 and treat_status(status) is Treatment.RETRY)
 
 
 def _who_are_we(headers: Headers, has_credentials: bool) -> str:

@@ -20,8 +20,9 @@ from resilient_ws.connecting import Deadline, receive, send_all
 from resilient_ws.deflating import Agreement, BadAnswer, Offer
 from resilient_ws.dialling import DialOptions, Endpoint
 from resilient_ws.exceptions import AccessDenied, HandshakeRejected
-from resilient_ws.heads import Headers, classify_status, read_answer, values_of
+from resilient_ws.heads import Headers, read_answer, values_of
 from resilient_ws.layering import Stream
+from resilient_ws.treatments import Treatment, treat_status
 
 MAX_RETRY_AFTER = 3600.0
 _READ = 4 << 10
@@ -73,7 +74,7 @@ def rejection(endpoint: Endpoint, status: int, headers: Headers) -> HandshakeRej
         f"{endpoint}: the upgrade was answered with HTTP {status} ({hint})",
         status=status,
         retry_after=after,
-        retryable=classify_status(status),
+        retryable=treat_status(status) is Treatment.RETRY,
     )
 
 

@@ -11,18 +11,8 @@ import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_ws.backoff import CLOSE_CODES, Backoff, Treatment, superseder, treat_close, treat_error
+from resilient_ws.backoff import Backoff
 from resilient_ws.config import Retry
-from resilient_ws.exceptions import (
-    AccessDenied,
-    ConnectError,
-    ConnectionLost,
-    ConnectTimeout,
-    HandshakeRejected,
-    LocalProtocolError,
-    NoEndpoint,
-    RemoteProtocolError,
-)
 
 
 class Loaded:
@@ -259,107 +249,6 @@ def test_connect_timeout_grows(failures: int, first: float, most: float, timeout
     backoff = Backoff(Retry(connect_timeout=first, max_connect_timeout=most), Loaded())
     backoff.failures = failures
     assert backoff.connect_timeout() == timeout
-
-
-# -- close codes ------------------------------------------------------------------------------------------------------
-
-RETRY, DENIED, FATAL = Treatment.RETRY, Treatment.DENIED, Treatment.FATAL
-TABLE = {
-    **dict.fromkeys((1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015, 4408, 4429), RETRY),
-    **dict.fromkeys((1002, 1003, 1007, 1010, 4400), FATAL),
-    **dict.fromkeys((1008, 4401, 4403), DENIED),
-    1009: Treatment.TOO_BIG,
-    4409: Treatment.SUPERSEDED,
-    4410: Treatment.STALE,
-}
-OTHERS = {
-    **dict.fromkeys((1004, 1016, 2999, 3000, 3010, 3999, 4000, 4399, 4402, 4411, 4999), RETRY),
-    **dict.fromkeys((-1, 0, 1, 999, 5000, 65_535), FATAL),
-}
-
-
-@pytest.mark.parametrize(("code", "treatment"), sorted((TABLE | OTHERS).items()))
-def test_close_code(code: int, treatment: Treatment) -> None:
-    """C1 to C10: each code has its treatment, whatever its reason says."""
-    assert treat_close(code, "") is treatment
-    assert treat_close(code, "instance=" + "0" * 32) is treatment
-
-
-def test_table_has_no_other_rows() -> None:
-    """A new row of the table needs a row here."""
-    assert CLOSE_CODES == TABLE
-
-
-@given(code=st.integers(3000, 4999))
-def test_unknown_application_codes_are_retried(code: int) -> None:
-    """What a server invents is worth another attempt, with backoff (C10)."""
-    if code not in CLOSE_CODES:
-        assert treat_close(code, "") is RETRY
-
-
-@given(code=st.integers())
-def test_no_code_ends_a_session_by_itself(code: int) -> None:
-    """END is for the session to say, which knows of its own close."""
-    assert treat_close(code, "") is not Treatment.END
-
-
-@pytest.mark.parametrize(
-    ("error", "treatment"),
-    [
-        (HandshakeRejected("503", status=503), RETRY),
-        (HandshakeRejected("400", status=400, retryable=False), FATAL),
-        (AccessDenied("401", status=401), DENIED),
-        (AccessDenied("403", status=403), DENIED),
-        (ConnectionLost("gone"), RETRY),
-        (ConnectionLost("gone", code=1002), FATAL),
-        (ConnectionLost("gone", code=1009), Treatment.TOO_BIG),
-        (ConnectionLost("gone", code=4403), DENIED),
-        (ConnectionLost("gone", code=4409, reason="instance=" + "a" * 32), Treatment.SUPERSEDED),
-        (ConnectionLost("gone", code=4410), Treatment.STALE),
-        (ConnectError("no"), RETRY),
-        (ConnectTimeout("slow"), RETRY),
-        (NoEndpoint("none"), RETRY),
-        (RemoteProtocolError("odd"), RETRY),
-        (LocalProtocolError("ours"), FATAL),
-        (OSError("network is unreachable"), RETRY),
-        (RuntimeError("can't start new thread"), RETRY),
-    ],
-    ids=repr,
-)
-def test_error(error: BaseException, treatment: Treatment) -> None:
-    """H1 to H8: an error is treated by its close code, else by whether it says that trying again is of use."""
-    assert treat_error(error) is treatment
-
-
-@pytest.mark.parametrize(
-    ("reason", "instance"),
-    [
-        ("instance=" + "0a" * 16, "0a" * 16),
-        ("instance=" + "0A" * 16, "0a" * 16),
-        (f"superseded instance={'1' * 32} attempt=3", "1" * 32),
-        (f"superseded;instance={'1' * 32};x", "1" * 32),
-        (f"instance=12, instance={'2' * 32}", "2" * 32),
-        ("", None),
-        ("superseded", None),
-        ("instance=", None),
-        ("instance=" + "0" * 31, None),
-        ("instance=" + "0" * 33, None),
-        ("instance=" + "g" * 32, None),
-        ("instance=" + "0" * 31 + "\u0660", None),
-        ("noinstance=" + "0" * 32, None),
-        ("Instance=" + "0" * 32, None),
-    ],
-)
-def test_superseder(reason: str, instance: str | None) -> None:
-    """The instance that a 4409 names is read exactly, or not at all."""
-    assert superseder(reason) == instance
-
-
-@given(reason=st.text(max_size=123))
-def test_superseder_takes_any_text(reason: str) -> None:
-    """No reason that a server can send raises."""
-    found = superseder(reason)
-    assert found is None or len(found) == 32
 
 
 def test_the_ceiling_grows_with_each_round_over_the_endpoints() -> None:

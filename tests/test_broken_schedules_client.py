@@ -17,7 +17,6 @@ from schedules.stage import Device, Stage
 from resilient_ws import events as e
 from resilient_ws import frames as f
 from resilient_ws import hearing, losing
-from resilient_ws.backoff import Treatment
 from resilient_ws.config import Inbox, Wire
 from resilient_ws.conversation import Conversation
 from resilient_ws.endpoints import EndpointPool
@@ -25,6 +24,7 @@ from resilient_ws.exceptions import Gap, SessionTakenOver
 from resilient_ws.inbox import Arrival, Arrivals
 from resilient_ws.records import Restored
 from resilient_ws.session import Role, Session
+from resilient_ws.treatments import Treatment
 
 SUCCESSOR = frozenset({Role.SUCCESSOR})
 

@@ -20,7 +20,7 @@ GUIDE = ROOT / "docs" / "guide.md"
 GUARANTEES = ROOT / "docs" / "guarantees.md"
 DESIGN = ROOT / "docs" / "design.md"
 ERRORS = [found for found in vars(exceptions).values() if inspect.isclass(found)]
-GROUPS = (config.Retry, config.Failover, config.Keepalive, config.Outbox, config.Inbox, config.Wire)
+GROUPS = (config.Retry, config.Budget, config.Failover, config.Keepalive, config.Outbox, config.Inbox, config.Wire)
 
 
 def names_in(text: str) -> set[str]:

@@ -22,7 +22,7 @@ from resilient_ws import transport as transport_module
 from resilient_ws.dialling import STAGGER
 from resilient_ws.exceptions import ConnectionLost, ConnectTimeout, HandshakeRejected, NoEndpoint
 from resilient_ws.framing import Decoder
-from resilient_ws.transport import DialOptions, check_url, classify_status, dial
+from resilient_ws.transport import DialOptions, check_url, dial
 from resilient_ws.upgrade import parse_retry_after
 from server_fixture.link import Proxy
 from server_fixture.rude import (
@@ -558,18 +558,6 @@ def test_options_show_no_secret() -> None:
 
 
 # -- pure parts -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("status", "retryable"),
-    [
-        *((status, True) for status in (200, 408, 425, 429, 500, 502, 503, 504)),
-        *((status, False) for status in (301, 302, 307, 308, 400, 404, 405, 410, 426)),
-    ],
-)
-def test_classify_status(status: int, retryable: bool) -> None:
-    """Time and the server's own trouble pass; a wrong request does not."""
-    assert classify_status(status) is retryable
 
 
 @pytest.mark.parametrize(

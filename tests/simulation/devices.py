@@ -9,12 +9,12 @@ from typing import Any
 import tenacity
 
 from resilient_ws import events
-from resilient_ws.backoff import superseder
 from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry
 from resilient_ws.config import Wire as WireConfig
 from resilient_ws.losing import FOREIGN_WINDOW
 from resilient_ws.records import Identity, Restored
 from resilient_ws.session import Action, Dial, Session, SessionState, Shut, Write
+from resilient_ws.treatments import superseder
 from tests.simulation.application import Application, Plan
 from tests.simulation.invariants import MOST_AT_ONE_ENDPOINT, check_begun, check_dial, check_in_hand, check_session
 from tests.simulation.journal import Contents, Journal
@@ -26,7 +26,7 @@ from tests.simulation.world import Broken, latency
 CAPABILITIES = Capabilities(positions=True, acks=True, credit=True, resume=True)
 RETRY = Retry(
     wait=tenacity.wait_exponential(multiplier=0.1, max=1.0), stable_after=2.0, connect_timeout=2.0,
-    max_connect_timeout=2.5,
+    max_connect_timeout=2.5, budget=None,
 )  # fmt: skip
 FAILOVER = Failover(ejection=0.5, max_ejection=1.0)
 KEEPALIVE = Keepalive(min_timeout=1.0)

@@ -14,7 +14,6 @@ from typing import Any
 from unittest.mock import patch
 
 from resilient_ws import conversation, hearing, losing, session
-from resilient_ws.backoff import Treatment
 from resilient_ws.conversation import Conversation
 from resilient_ws.endpoints import EndpointPool
 from resilient_ws.frames import HelloStream
@@ -22,6 +21,7 @@ from resilient_ws.inbox import Arrival, Arrivals, Run
 from resilient_ws.liveness import Liveness
 from resilient_ws.outbox import Unacked
 from resilient_ws.state import Phase
+from resilient_ws.treatments import Treatment
 from tests.simulation.mutants.mutant import Mutant, replaced, together
 
 

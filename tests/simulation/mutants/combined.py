@@ -11,9 +11,9 @@ from typing import Any
 from unittest.mock import patch
 
 from resilient_ws import losing
-from resilient_ws.backoff import Treatment, superseder
 from resilient_ws.conversation import Conversation
 from resilient_ws.exceptions import SessionTakenOver
+from resilient_ws.treatments import Treatment, superseder
 from tests.simulation.journal import Contents
 from tests.simulation.mutants.arrivals import client_without_ids, hello_without_acks, no_ack_again
 from tests.simulation.mutants.mutant import Mutant, replaced, together
