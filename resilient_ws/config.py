@@ -143,9 +143,10 @@ class Keepalive:
     When to ping and when to give a silent peer up.
 
     Attributes:
-        interval: Seconds of silence before a ping; None: what the server's welcome says, else 20.
-        timeout: Seconds without any frame, after a ping was due, until the connection counts as lost; None: what the
-            welcome says, else 20.
+        interval: Seconds of silence before a ping; None: what the server's welcome says, else 20. What was sent and is
+            not answered as soon as the round trip lets expect is asked about at once, 0.25 s after it at the earliest.
+        timeout: Seconds without any frame, after a ping, until the connection counts as lost; None: as the measured
+            round trip lets expect (RFC 6298), from ``min_timeout`` to what the welcome says, else 20.
         min_timeout: Floor of it: 1 s.
     """
 

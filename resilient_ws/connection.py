@@ -52,6 +52,8 @@ class Connection:
 
     Attributes:
         deadline: Until when it must be welcomed; None where nothing is awaited.
+        hello_at: When it said its last hello.
+        ping_out: (echo, when) of our last ping.
         cursors: Next seq to write, per lane, once it is OPEN.
         received: (messages, bytes) that arrived since the welcome, whatever became of them.
         granted: The totals that the server was told.
@@ -68,6 +70,8 @@ class Connection:
     deadline: float | None
     phase: Phase = Phase.DIALLING
     hello: Hello | None = None
+    hello_at: float = 0.0
+    ping_out: tuple[str, float] | None = None
     liveness: Liveness | None = None
     opened_at: float | None = None
     node: str = ""

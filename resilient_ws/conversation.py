@@ -28,6 +28,8 @@ from resilient_ws.subscription import Subscription
 from resilient_ws.treatments import Tables
 
 FEATURES = ("batch", "void")
+PATIENCE = 5
+"""A hello has this part of an attempt's time while another connection waits for its turn."""
 MAX_RIDERS = 64
 """With more subscriptions a ping carries only the acks that are new, so that it stays small."""
 
@@ -213,7 +215,7 @@ class Conversation:
             outbound=() if standby else self.outbox.hello(producers),
             standby=standby,
         )
-        connection.hello = hello
+        connection.hello, connection.hello_at = hello, now
         connection.acked = {
             said.stream: (said.held.epoch, said.acked)
             for said in hello.streams
@@ -223,6 +225,14 @@ class Conversation:
         if connection.deadline is None:
             connection.deadline = now + self.backoff.connect_timeout()
         self.write(connection, [hello])
+        self.press()
+
+    def press(self) -> None:
+        """Give a hello less time where another connection waits for its turn (rule 6): that node may have hung."""
+        if any(c.phase is Phase.UPGRADED and c.role is not Role.STANDBY for c in self.connections.values()):
+            for c in self.connections.values():
+                if c.phase is Phase.HANDSHAKING and c.deadline is not None:
+                    c.deadline = min(c.deadline, c.hello_at + self.backoff.connect_timeout() / PATIENCE)
 
     def free_credit(self) -> frames.Credit:
         """Return what is free and not granted elsewhere (rule 9)."""

@@ -83,7 +83,7 @@ def become_primary(core: Conversation, connection: Connection, welcome: frames.W
     assert connection.hello is not None
     connection.granted = connection.hello.credit
     core.advice = welcome.keepalive
-    connection.liveness = _liveness(core, core.advice, now)
+    connection.liveness = _liveness(core, connection, now)
     core.primary = connection
     core.gathering.hurry()
     core.dial_at = core.hedge_at = None
@@ -96,16 +96,19 @@ def become_primary(core: Conversation, connection: Connection, welcome: frames.W
         core.dial(now, Role.STANDBY)
 
 
-def _liveness(core: Conversation, advice: frames.KeepaliveAdvice | None, now: float) -> Liveness:
-    """Choose the durations: the user's, else the server's within bounds, else the default."""
-    ours = core.settings.keepalive
+def _liveness(core: Conversation, connection: Connection, now: float) -> Liveness:
+    """Choose the durations: the user's, else the server's within bounds, else the default; its answer is a sample."""
+    ours, advice = core.settings.keepalive, core.advice
     interval = DEFAULT_INTERVAL if advice is None else min(max(advice.interval, BOUNDS[0]), BOUNDS[1])
     timeout = DEFAULT_INTERVAL if advice is None else min(advice.timeout, BOUNDS[1])
     if ours.interval is not None:
         interval = ours.interval
     if ours.timeout is not None:
         timeout = ours.timeout
-    return Liveness(interval=interval, timeout=max(timeout, ours.min_timeout), now=now)
+    floor = ours.min_timeout if ours.timeout is None else None
+    made = Liveness(interval=interval, timeout=max(timeout, ours.min_timeout), floor=floor, now=now)
+    made.measured(now - connection.hello_at)
+    return made
 
 
 def session_lost(core: Conversation, reason: str) -> None:
@@ -160,7 +163,7 @@ def on_standing(core: Conversation, connection: Connection, frame: frames.Standi
     connection.step(ConnectionInput.STANDING)
     connection.deadline = None
     connection.node = frame.node
-    connection.liveness = _liveness(core, core.advice, now)
+    connection.liveness = _liveness(core, connection, now)
     promote(core, now)
 
 
@@ -247,6 +250,9 @@ def on_written(core: Conversation, connection: Connection) -> None:
 
 def on_pong(core: Conversation, connection: Connection, frame: frames.Pong, now: float) -> None:
     connection.progressed = True
+    if connection.ping_out is not None and connection.ping_out[0] == frame.echo and connection.liveness is not None:
+        connection.liveness.measured(now - connection.ping_out[1])
+        connection.ping_out = None
     riders(core, connection, frame, now)
 
 

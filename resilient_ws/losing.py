@@ -27,6 +27,8 @@ FOREIGN_WINDOW = 60.0
 """A second foreign 4409 within this many seconds ends the session (rule 4)."""
 MAX_VIOLATIONS = 3
 """So many broken rules of the server in a row, without any progress between them, are fatal."""
+BEHIND = 64 << 10
+"""With more payload bytes than these without an ack a ping may be stuck behind them: its round trip says nothing."""
 _RESUME_CODE = 1012
 WAITING: dict[Phase, str] = {
     Phase.DIALLING: "no answer yet to name lookup, TCP, TLS or upgrade; is the server running there, and reachable?",
@@ -223,7 +225,8 @@ def check_connection(core: Conversation, connection: Connection, now: float) -> 
         lose(core, connection, silent, now)
     elif live.ping_due(now):
         core.echo += 1
-        live.pinged(now)
+        connection.ping_out = str(core.echo), now
+        live.pinged(now, is_behind=core.outbox.bytes > BEHIND)
         riders = core.riders(connection) if connection.phase is Phase.OPEN else {}
         core.write(connection, [frames.Ping(echo=str(core.echo), **riders)])
 

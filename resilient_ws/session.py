@@ -261,6 +261,7 @@ class Session:
         self._core.next_hello(now)
         if connection.hello is None:
             connection.deadline = None  # it waits for its turn, and its hello will have a limit of its own
+            self._core.press()
 
     def heard(self, conn: int, now: float) -> None:
         """Bytes arrived: that is life, although nothing is whole yet."""
@@ -290,6 +291,7 @@ class Session:
 
     def written(self, conn: int, now: float) -> None:
         """Everything given to ``Write`` for this connection is out of our process."""
+        self._core.now = now
         connection = self._core.connections.get(conn)
         if connection is not None:
             on_written(self._core, connection)
@@ -332,6 +334,8 @@ class Session:
             if batches:
                 self._core.gathering.written()
                 self._core.write(primary, batches)
+                if primary.liveness is not None and self.capabilities.acks:
+                    primary.liveness.sent(self._core.now)
         found, self._core.actions = self._core.actions, []
         return found
 

@@ -55,19 +55,46 @@ def test_rule_6_the_first_upgraded_says_hello_and_the_other_waits() -> None:
     assert rig.session.connected
 
 
-def test_rule_6_without_a_welcome_in_time_the_next_one_says_hello() -> None:
-    """The one that waited says hello with a higher attempt, and has time for it."""
+def test_Z6_while_another_waits_a_hello_has_less_time() -> None:
+    """Rule 6: a fifth of the attempt's time; the one that waited says hello with a higher attempt, and has it all."""
     rig = Rig.new(urls=AB, roles=HEDGED)
     rig.made(1)
     rig.tick(0.25)
     rig.session.connection_made(2, rig.now)
     rig.pump()
-    rig.tick(9.75)
+    rig.tick(1.74)
+    assert rig.shuts == []
+    rig.tick(0.02)
     assert [shut.conn for shut in rig.shuts] == [1]
     assert [rig.hello(n).attempt for n in (1, 2)] == [1, 2]
     rig.tick(9.0)
     rig.welcome(2)
     assert rig.session.connected
+
+
+def test_Z6_a_late_hello_beside_one_that_waits_counts_from_itself() -> None:
+    """What says hello while another one waits already has its fifth from then on."""
+    rig = Rig.new(urls=["ws://a", "ws://b", "ws://c"], roles=HEDGED)
+    rig.tick(0.6)
+    for conn in (1, 2, 3):
+        rig.session.connection_made(conn, rig.now)
+    rig.pump()
+    rig.tick(2.01)
+    assert [shut.conn for shut in rig.shuts] == [1]
+    rig.tick(1.98)
+    assert len(rig.shuts) == 1
+    rig.tick(0.02)
+    assert [shut.conn for shut in rig.shuts] == [1, 2]
+
+
+def test_Z6_a_hello_that_nobody_waits_behind_has_its_whole_time() -> None:
+    """The control: where there is no other node to ask, patience is all that helps."""
+    rig = Rig.new(urls=["ws://a"], roles=HEDGED)
+    rig.made(1)
+    rig.tick(9.9)
+    assert rig.shuts == []
+    rig.tick(0.2)
+    assert [shut.conn for shut in rig.shuts] == [1]
 
 
 def test_a_lost_racer_leaves_the_race_to_the_other() -> None:
@@ -247,8 +274,10 @@ def test_a_spare_lives_on_pings_and_dies_of_silence() -> None:
     rig.say(f.Pong(echo="2"), f.Ping(echo="n"), conn=2)
     rig.say(f.Pong(echo="1"), conn=1)
     assert rig.all(f.Pong, 2) == [f.Pong(echo="n")]
-    rig.tick(39.9)
+    rig.tick(20.0)
     rig.say(f.Pong(echo=""), conn=1)
+    rig.tick(0.9)
+    assert rig.shuts == []
     rig.tick(0.2)
     assert [(shut.conn, shut.code) for shut in rig.shuts] == [(2, 1001)]
     assert rig.session.connected
@@ -262,7 +291,9 @@ def test_a_spare_is_watched_as_the_last_welcome_advised() -> None:
     rig.tick(1.0)
     assert len(rig.all(f.Ping, 2)) == 1
     rig.say(f.Pong(echo=""), conn=1)
-    rig.tick(2.0)
+    rig.tick(0.99)
+    assert rig.shuts == []
+    rig.tick(0.02)
     assert [shut.conn for shut in rig.shuts] == [2]
 
 
@@ -347,10 +378,13 @@ def test_every_role_at_once() -> None:
 @pytest.mark.parametrize(
     ("ours", "advice", "ping", "dead"),
     [
-        ({}, None, 20.0, 20.0),
-        ({}, (1.0, 5.0), 1.0, 5.0),
+        ({}, None, 20.0, 1.0),
+        ({}, (1.0, 5.0), 1.0, 1.0),
         ({}, (0.0, 0.0), 0.1, 1.0),
-        ({}, (9e9, 9e9), 300.0, 300.0),
+        ({}, (9e9, 9e9), 300.0, 1.0),
+        ({"min_timeout": 3.0}, (1.0, 5.0), 1.0, 3.0),
+        ({"min_timeout": 9.0}, (1.0, 5.0), 1.0, 9.0),
+        ({"timeout": 300.0}, (1.0, 5.0), 1.0, 300.0),
         ({"interval": 3.0, "timeout": 4.0}, (1.0, 5.0), 3.0, 4.0),
         ({"timeout": 0.5, "min_timeout": 2.0}, (1.0, 5.0), 1.0, 2.0),
     ],
@@ -365,7 +399,7 @@ def test_silence_is_pinged_and_then_given_up(
     rig.session.heard(1, rig.now)
     rig.tick(ping * 0.99)
     assert rig.all(f.Ping) == []
-    rig.tick(ping * 0.02)
+    rig.tick(ping * 0.01 + 0.001)
     assert len(rig.all(f.Ping)) == 1
     rig.tick(dead * 0.9)
     assert rig.session.connected
