@@ -8,7 +8,6 @@ receives (``decoder``, ``on_gap``) or in the dispatcher (``on_event``, callbacks
 from __future__ import annotations
 
 import random
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -25,6 +24,7 @@ from resilient_ws.arguments import (
     check_start,
 )
 from resilient_ws.callbacks import Callbacks
+from resilient_ws.clock import monotonic
 from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.events import Event, Message, Receipt
 from resilient_ws.exceptions import SessionClosed
@@ -121,7 +121,7 @@ class Client:
     """
 
     def __init__(
-        self, arguments: Arguments, *, dialer: Dialer, clock: Callable[[], float] = time.monotonic, rng: Any = None
+        self, arguments: Arguments, *, dialer: Dialer, clock: Callable[[], float] = monotonic, rng: Any = None
     ) -> None:
         self._is_closed = False
         self._arguments = arguments

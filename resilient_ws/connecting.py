@@ -17,11 +17,11 @@ import selectors
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable
 
 import attrs
 
+from resilient_ws.clock import monotonic
 from resilient_ws.dialling import STAGGER
 from resilient_ws.exceptions import ConnectTimeout, HandshakeRejected, NoEndpoint
 from resilient_ws.hosts import Place
@@ -29,7 +29,8 @@ from resilient_ws.layering import LayeredTLS, Stream
 
 #: How often a dial looks whether it was cancelled.
 _GLANCE = 0.1
-_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+# macOS has the first under the second name.
+_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPALIVE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 _USER_TIMEOUT_MS = 30_000
 
 Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
@@ -60,7 +61,7 @@ class Deadline:
         """
         if self.cancelled():
             raise ConnectTimeout(f"{self.where}: the attempt was called off while {self.stage}")
-        left = self.at - time.monotonic()
+        left = self.at - monotonic()
         if left <= 0:
             raise ConnectTimeout(
                 f"{self.where}: connect_timeout passed while {self.stage}; raise it or try another endpoint"
@@ -181,7 +182,7 @@ def connect(
     next_at = 0.0
     try:
         while waiting or not race.is_idle:
-            now = time.monotonic()
+            now = monotonic()
             if waiting and (now >= next_at or race.is_idle):
                 race.start(waiting.pop(0))
                 next_at = now + stagger

@@ -211,7 +211,8 @@ class Driver:
     def _is_out_of_step(self, watch: Watch | None) -> bool:
         """Whoever waits by this watch would now wait for something else, or not as long."""
         at = self._next_deadline()
-        is_earlier = at is not None and (self._planned is None or at < self._planned)
+        # One that is due already: the machine slept, and a selector counts only the time that it was awake.
+        is_earlier = at is not None and (self._planned is None or at < self._planned or at <= self.performer.clock())
         return is_earlier or self.performer.has_ended or watch is None or not self._is_in_step(watch)
 
     def _is_in_step(self, watch: Watch) -> bool:

@@ -14,7 +14,6 @@ import os
 import selectors
 import socket
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 import attrs
 
 from resilient_ws import process
+from resilient_ws.clock import monotonic
 
 _log = logging.getLogger("resilient_ws.keeper")
 _NEVER = float("inf")
@@ -267,7 +267,7 @@ class Keeper:
         self.is_running = False
 
     def _round(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         at = self._next_at()
         self._until = at
         if self._asked or self._orphans:
@@ -282,7 +282,7 @@ class Keeper:
                 found.setdefault(key.data[0], []).append(key.data[1])
         while self._orphans:
             self._orphans.popleft()()
-        now = time.monotonic()
+        now = monotonic()
         self._collect(found, now)
         for kept, sockets in found.items():
             self._attend(kept, sockets, now)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +22,7 @@ import attrs
 
 from resilient_ws import attempts, dispatcher, process
 from resilient_ws.callbacks import Callbacks
+from resilient_ws.clock import monotonic
 from resilient_ws.dialects import Codec
 from resilient_ws.events import Event
 from resilient_ws.exceptions import (
@@ -74,7 +74,7 @@ class Performer:
     make_codec: Callable[[], Codec]
     listener: Callable[[list[Event]], None]
     callbacks: Callbacks
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = monotonic
     nudge: Callable[[], None] = attrs.field(default=lambda: None)
     persist: Callable[[], None] = attrs.field(default=lambda: None)
     lock: Any = attrs.field(factory=threading.Lock)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import functools
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import attrs
 
+from resilient_ws.clock import monotonic
 from resilient_ws.connecting import Address, Deadline
 from resilient_ws.dialling import DialOptions, Endpoint
 from resilient_ws.exceptions import HandshakeRejected, NoEndpoint, ResilientWSError
@@ -89,7 +89,7 @@ class Race(Generic[T]):
 
     def _start_due(self) -> float:
         """Start the next way if it is time; return the seconds until it is time for the one after it."""
-        now = time.monotonic()
+        now = monotonic()
         if self._started < self._limit and now >= self._next_at:
             self._start(self.ways[self._started])
             self._next_at = now + self.stagger

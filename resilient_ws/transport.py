@@ -14,12 +14,12 @@ import os
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import websocket
 
+from resilient_ws.clock import monotonic
 from resilient_ws.connecting import Address, Deadline
 from resilient_ws.deflating import COMPRESSED, Deflater, Inflater
 from resilient_ws.dialling import DialOptions, Endpoint, check_url
@@ -59,7 +59,7 @@ def dial(url: str, options: DialOptions, cancelled: Callable[[], bool] = lambda:
         HandshakeRejected: TLS or the upgrade failed; its subclass AccessDenied: 401 or 403.
     """
     endpoint = check_url(url, allow_plaintext=options.allow_plaintext)
-    deadline = Deadline(time.monotonic() + options.connect_timeout, cancelled, str(endpoint))
+    deadline = Deadline(monotonic() + options.connect_timeout, cancelled, str(endpoint))
     try:
         return first(endpoint, options, deadline, functools.partial(_open, endpoint, options))
     except (OSError, RuntimeError) as error:

@@ -47,7 +47,7 @@ from resilient_ws.frames import Ack, AckedMark, Batch, Bye, GapFrame, Hello, Pin
 from resilient_ws.testing import Peer, ScriptedDialer
 
 SOON = 5.0
-FAST = Retry(wait=tenacity.wait_fixed(0.01))
+FAST = Retry(wait=tenacity.wait_fixed(0.01), budget=None)
 ONE, TWO = "ws://127.0.0.1:1/", "ws://127.0.0.1:2/"
 
 
@@ -1520,7 +1520,7 @@ def decoder(payload):
     last = offset
     return payload
 client = dialer.connect(
-    subscribe={"s": "earliest"}, stream="out", retry=Retry(wait=tenacity.wait_fixed(0.01)), decoder=decoder
+    subscribe={"s": "earliest"}, stream="out", retry=Retry(wait=tenacity.wait_fixed(0.01), budget=None), decoder=decoder
 )
 rng = random.Random(5)
 stop = threading.Event()

@@ -10,7 +10,7 @@ import pytest
 import tenacity
 
 from resilient_ws import Client, ConnectTimeout, Inbox, Keepalive, Retry, Wire, connect
-from resilient_ws.frames import Batch, Ping, Pong
+from resilient_ws.frames import Batch, KeepaliveAdvice, Ping, Pong
 from server_fixture.link import Carried
 from server_fixture.rude import Caller, RudeServer, accept_upgrade, close_frame, frame
 from tests.fault_server import Line, Model, framed, numbers, opened, proxied, quick, taken, url_of
@@ -160,6 +160,32 @@ def test_T6_T7_silence_is_noticed(directions: tuple[str, ...]) -> None:
             exchange(client, model, 6)
             assert 0.4 <= time.monotonic() - started < 4.0
             assert len(proxy.carried) == 2
+
+
+def test_T6_an_unanswered_send_finds_the_silence_at_once() -> None:
+    """With pings 20 s apart: what was sent is asked about after 0.25 s, and a second later the path is given up."""
+    model = Model()
+    with RudeServer(model.serve) as server, proxied(server) as proxy, opened(url_of(proxy)) as client:
+        client.send("1").result(PATIENCE)
+        proxy.carried[0].stall()
+        started = time.monotonic()
+        client.send("2").result(PATIENCE)
+        assert 1.0 <= time.monotonic() - started < 3.0
+        assert (len(proxy.carried), model.received) == (2, ["1", "2"])
+
+
+def test_T9_a_slow_upload_is_not_given_up() -> None:
+    """A ping that waits behind much has the whole timeout: a path that is slow and alive stays."""
+    model = Model(keepalive=KeepaliveAdvice(interval=0.3, timeout=20.0))
+    with RudeServer(model.serve) as server, proxied(server) as proxy, opened(url_of(proxy)) as client:
+        client.send("1").result(PATIENCE)
+        proxy.carried[0].c2s.stall()
+        receipt = client.send("x" * 500_000)
+        with pytest.raises(TimeoutError):
+            receipt.result(2.5)
+        proxy.carried[0].heal()
+        receipt.result(PATIENCE)
+        assert len(proxy.carried) == 1
 
 
 def test_T7_a_server_that_speaks_and_never_hears_is_left() -> None:

@@ -53,7 +53,7 @@ from server_fixture.pair import SessionPair
 SOON = 5.0
 NEVER = 0.1
 """Seconds for which something is seen not to happen."""
-FAST = Retry(wait=tenacity.wait_fixed(0.01))
+FAST = Retry(wait=tenacity.wait_fixed(0.01), budget=None)
 ONE = "ws://127.0.0.1:1/"
 
 

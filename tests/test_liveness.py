@@ -228,7 +228,7 @@ def test_life_after_a_sleep_ends_the_probe() -> None:
     ],
 )
 def test_round_trip_is_that_of_rfc_6298(samples: list[float], longest: float) -> None:
-    """SRTT + 4 RTTVAR with alpha 1/8 and beta 1/4, worked out by hand from section 2; a clock that went back is none."""
+    """SRTT + 4 RTTVAR, alpha 1/8 and beta 1/4, worked out by hand from section 2; a clock that went back is none."""
     round_trip = RoundTrip()
     for sample in samples:
         round_trip.measured(sample)

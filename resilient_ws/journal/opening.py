@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+from resilient_ws.clock import monotonic
 from resilient_ws.exceptions import JournalCorrupt, JournalError, JournalFailed, JournalFull
 from resilient_ws.journal import layout, places, reading
 from resilient_ws.journal.contents import Contents, Found, rows_of
@@ -22,7 +23,7 @@ def open_journal(
     instance: str,
     sync: Literal["full", "normal"] = "full",
     damaged: Literal["raise", "recover"] = "raise",
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = monotonic,
     wall: Callable[[], float] = time.time,
 ) -> Journal:
     """
