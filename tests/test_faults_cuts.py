@@ -77,7 +77,7 @@ def test_T14_cut_at_every_byte(direction: str) -> None:
 # -- flapping ---------------------------------------------------------------------------------------------------------
 
 #: Connects that the default backoff makes in 10 s: about 6 on average; above this is a storm.
-MOST = 20
+MOST = 11
 
 
 def goodbye(line: Line) -> None:
@@ -96,7 +96,7 @@ def connects(script: Callable[..., Any], seconds: float, most: int, **settings: 
 
 
 def test_C11_flapping_servers_get_few_connects() -> None:
-    """Neither an upgrade nor a welcome resets the backoff: a server that ends each at once gets few in 10 s."""
+    """Neither an upgrade nor a welcome resets the backoff: a server that ends each at once gets at most 10 in 10 s."""
     found: dict[str, int] = {}
     model = Model()
     started = time.monotonic()
@@ -118,4 +118,4 @@ def test_C11_flapping_servers_get_few_connects() -> None:
 def test_C11_control_without_a_backoff_there_is_a_storm(kind: str) -> None:
     """The bound can be passed: without a wait the same servers get more connects in a fraction of the time."""
     script = flap if kind == "accept" else Model().then(goodbye)
-    assert connects(script, 10.0, MOST, retry=Retry(wait=tenacity.wait_none())) >= MOST
+    assert connects(script, 10.0, MOST, retry=Retry(wait=tenacity.wait_none(), budget=None)) >= MOST
