@@ -112,6 +112,9 @@ for _, key in ipairs(redis.call('KEYS', 'resilient:*:clock')) do redis.call('HIN
 for _, key in ipairs(redis.call('KEYS', 'resilient:*:used')) do
   for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, -ARGV[1], member) end
 end
+for _, key in ipairs(redis.call('KEYS', 'resilient:*:until')) do
+  for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, -ARGV[1], member) end
+end
 """
 
 

@@ -19,6 +19,8 @@ from stores import PRODUCER_TTL, RETENTION, MemoryStore, RedisStore, Store, engi
 
 from server_fixture.backplane import (
     BUCKETS,
+    Announce,
+    Announced,
     Answer,
     Append,
     Appended,
@@ -31,6 +33,7 @@ from server_fixture.backplane import (
     Fence,
     Foreign,
     Hole,
+    LivingNode,
     OldFence,
     ProducerState,
     Publish,
@@ -139,6 +142,61 @@ def log(store: Store, stream: str) -> list[tuple[int, bytes]]:
     """Read all that is retained."""
     entered = enter(store, stream)
     return [(e.offset, e.payload) for e in read(store, stream, entered.epoch, entered.first - 1).entries]
+
+
+# -- the slot of the nodes --------------------------------------------------------------------------------------------
+
+
+def announce(store: Store, name: str, ttl: float = 6.0, **said: Any) -> dict[str, LivingNode]:
+    """Say that a node lives; give the others by their names."""
+    node = LivingNode(**{"name": name, "url": f"ws://{name}/", "sessions": 0, "accept_rate": 200, **said})
+    answer = store.run(Announce(node=node, ttl=ttl))
+    assert isinstance(answer, Announced)
+    assert list(answer.others) == sorted(answer.others, key=lambda other: other.name)
+    return {other.name: other for other in answer.others}
+
+
+@pytest.fixture
+def names(store: Store) -> Iterator[tuple[str, str, str]]:
+    """Unused names of nodes, in the order of their letters; nodes share one slot, so what was announced is taken back."""
+    unused = (f"a{next(_numbers)}", f"b{next(_numbers)}", f"c{next(_numbers)}")
+    yield unused
+    for name in unused:
+        announce(store, name, 0.0)
+
+
+def test_nodes_hear_of_each_other(store: Store, names: tuple[str, str, str]) -> None:
+    """Who announces itself hears what the others said last, never of itself."""
+    one, two, three = names
+    assert announce(store, two, sessions=3, accept_rate=7, is_draining=True, url="wss://b.example/x?y=1:2") == {}
+    assert announce(store, one) == {
+        two: LivingNode(name=two, url="wss://b.example/x?y=1:2", sessions=3, accept_rate=7, is_draining=True)
+    }
+    announce(store, two, sessions=4)
+    assert list(announce(store, three)) == [one, two]
+    assert announce(store, one)[two].sessions == 4
+
+
+def test_killed_node_is_gone_after_its_ttl(store: Store, names: tuple[str, str, str]) -> None:
+    """Who says nothing any more lives until the ttl is over by the store's time; who says it again lives on."""
+    one, two, three = names
+    announce(store, one, ttl=6.0)
+    announce(store, two, ttl=6.0)
+    store.advance(4.0)
+    assert list(announce(store, three)) == [one, two]
+    announce(store, two, ttl=6.0)
+    store.advance(4.0)
+    assert list(announce(store, three)) == [two]
+
+
+def test_node_that_stops_is_gone_at_once(store: Store, names: tuple[str, str, str]) -> None:
+    """A ttl of 0 takes a node out and still says who lives; one that was not there does no harm."""
+    one, two, three = names
+    announce(store, one)
+    announce(store, two)
+    assert list(announce(store, one, 0.0)) == [two]
+    assert list(announce(store, one, 0.0)) == [two]
+    assert list(announce(store, three)) == [two]
 
 
 # -- the session's slot -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from stores import MemoryStore, RedisStore, Store, engine
 
 from server_fixture.backplane import (
+    Announce,
     Answer,
     Append,
     Confirm,
@@ -25,6 +26,7 @@ from server_fixture.backplane import (
     EnterStream,
     Entry,
     Fence,
+    LivingNode,
     Publish,
     Read,
     Refresh,
@@ -52,6 +54,7 @@ class Dice:
         self._requests = [
             *[self.enter_session] * 2, self.refresh, self.confirm, self.end_session, self.trim_private, self.tick,
             *[self.enter_stream] * 4, *[self.append] * 5, *[self.publish] * 2, *[self.read] * 4,
+            *[self.announce] * 2,
         ]  # fmt: skip
 
     def step(self) -> Step:
@@ -128,6 +131,13 @@ class Dice:
             stream=self.stream(), epoch=self.epoch(), after=self.number(), crc=self.one(*CRCS),
             max_messages=self.one(0, 1, 2, 9), max_bytes=self.one(0, 1, 2, 3, 99),
         )  # fmt: skip
+
+    def announce(self) -> Request:
+        node = LivingNode(
+            name=self.one("n", "n10", "n2"), url=self.one("ws://a/", "ws://b/?c=d:e"), sessions=self.number(),
+            accept_rate=1 + self.number(), is_draining=self.one(True, False),
+        )  # fmt: skip
+        return Announce(node=node, ttl=self.one(0.0, 1.0, 60.0, 60.0))
 
 
 class Run:
@@ -238,6 +248,9 @@ def test_same_answers_in_long_runs(redis_store: RedisStore, seed: int) -> None:
         ("REFRESH", "if fence_less(fence, stands)", "if false"),
         ("ENTER_SESSION", "attempt <= tonumber(pair[2])", "attempt < tonumber(pair[2])"),
         ("ENTER_SESSION", "math.max(fence_of(r[4]).generation, presented or 0)", "fence_of(r[4]).generation"),
+        ("ANNOUNCE", "if found[i] ~= name then", "if true then"),
+        ("ANNOUNCE", "'-inf', num(now))", "'-inf', '0')"),
+        ("ANNOUNCE", "num(now + ttl)", "num(now)"),
     ],
 )
 def test_planted_difference_is_found(

@@ -19,6 +19,8 @@ import redis
 from stores import RedisStore, engine
 
 from server_fixture.backplane import (
+    Announce,
+    Announced,
     Append,
     Appended,
     BackplaneError,
@@ -29,6 +31,7 @@ from server_fixture.backplane import (
     EnterStream,
     Entry,
     Fence,
+    LivingNode,
     Publish,
     Published,
     Read,
@@ -67,6 +70,7 @@ EVERY: list[Request] = [
     Read(stream="~05s", epoch="e", after=0, crc=None, max_messages=9, max_bytes=9),
     TrimPrivate(session="05s", fence=FENCE, epoch="e", offset=1),
     attrs.evolve(HELLO, session="05s", presented=1, new_session="05t", attempt=2),
+    Announce(node=LivingNode(name="n1", url="ws://a/", sessions=3, accept_rate=200), ttl=6.0),
     EndSession(session="05s", fence=Fence(2, "a", 2)),
 ]
 
@@ -98,9 +102,10 @@ def call(request: Request) -> Call:
 
 @pytest.mark.parametrize("request_", EVERY, ids=lambda request: type(request).__name__)
 def test_every_step_is_in_one_slot(request_: Request) -> None:
-    """All keys of a step have the same hash tag, the stream's or the session's bucket's."""
+    """All keys of a step have the same hash tag: the stream's, the session's bucket's, or that of the nodes."""
     tags = {re.fullmatch(r"resilient:\{([^}]+)\}:.+", key).group(1) for key in call(request_).keys}  # type: ignore[union-attr]
-    assert tags == ({"x"} if getattr(request_, "stream", "") == "x" else {"s05"})
+    own = "nodes" if isinstance(request_, Announce) else "s05"
+    assert tags == {"x" if getattr(request_, "stream", "") == "x" else own}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +119,9 @@ def test_every_step_is_in_one_slot(request_: Request) -> None:
         attrs.evolve(HELLO, attempt=-1),
         attrs.evolve(HELLO, session="06s"),
         Publish(stream="x", entries=(Entry(b"", False, code="no"),)),
+        Announce(node=LivingNode(name="n 1", url="ws://a/", sessions=3, accept_rate=200), ttl=6.0),
+        Announce(node=LivingNode(name="n1", url="", sessions=3, accept_rate=200), ttl=6.0),
+        Announce(node=LivingNode(name="n1", url="ws://a/", sessions=-1, accept_rate=200), ttl=6.0),
     ],
 )
 def test_what_the_scripts_cannot_count_is_not_sent(request_: Request) -> None:
@@ -125,7 +133,8 @@ def test_what_the_scripts_cannot_count_is_not_sent(request_: Request) -> None:
 @pytest.mark.parametrize(
     "reply",
     [None, b"OK", [], [b"what"], [b"hole"], [b"hole", b"x"], [b"old", b"1:2"], [b"appended", b"1", [b"2"]],
-     [b"slice", b"e", b"1", b"1", b"2", []], [b"session", b"s", b"1", b"maybe", b""], [b"published", b"\xff", b"1"]],
+     [b"slice", b"e", b"1", b"1", b"2", []], [b"session", b"s", b"1", b"maybe", b""], [b"published", b"\xff", b"1"],
+     [b"nodes", [[b"n1"]]], [b"nodes", [[b"n1", b"1 2 ws://a/"]]]],
 )  # fmt: skip
 def test_foreign_reply_is_an_unknown_outcome(reply: Any) -> None:
     """What our scripts would not have said is not taken for an answer."""
@@ -139,10 +148,10 @@ def test_documented() -> None:
     texts = {name: text for name, text in vars(scripts).items() if name.isupper() and isinstance(text, str)}
     names = {name for name in texts if not name.startswith("_")}
     replies = {reply for text in texts.values() for reply in re.findall(r"return \{'(\w+)'", text)}
-    assert len(names) == 10
+    assert len(names) == 11
     assert replies >= {"session", "slice", "old"}
     keys = {key.rsplit(":", 1)[-1] for request_ in EVERY for key in call(request_).keys} - {"05s", "05t"}
-    assert keys == {"clock", "index", "log", "meta", "rejected", "used"}
+    assert keys == {"clock", "index", "log", "meta", "rejected", "said", "until", "used"}
     for word in (*names, *replies, *keys):
         assert f"`{word}`" in page
     for word in (FENCE_CHANNEL, WAKE_CHANNEL, INCARNATION):
@@ -356,6 +365,7 @@ def test_every_verb_runs_on_a_cluster_node() -> None:
         store = RedisStore(own.url)
         answers = [store.run(request) for request in EVERY]
         assert Appended(seq=2) in answers
+        assert Announced() in answers
         assert answers[-1] == Done()
         store.close()
 
@@ -397,4 +407,4 @@ def test_the_scripts_for_other_languages_are_the_scripts() -> None:
     folder = Path(__file__).resolve().parent.parent / "docs" / "scripts"
     copies = {path.stem: path.read_text("utf-8") for path in folder.glob("*.lua")}
     assert copies == export.ALL, "run: python -m server_fixture.backplane.export docs/scripts"
-    assert len(copies) == 10
+    assert len(copies) == 11

@@ -3,7 +3,7 @@ The verbs of a backplane: requests and answers as values, and what each atomic s
 
 Here lives what every backplane does; how one does it never lives here. A request names one *slot* and is one atomic
 step in it: the slot of a stream is the stream, the slot of a session (and of its private stream) is its bucket
-(:func:`bucket_of`). The reference semantics are ``memory.py``; one contract test suite runs against every backplane.
+(:func:`bucket_of`), all nodes together have one. The reference semantics are ``memory.py``; one contract test suite runs against every backplane.
 Times are seconds. Rule numbers are those of ``docs/protocol.md``.
 """
 
@@ -292,10 +292,51 @@ class Slice:
     entries: tuple[Entry, ...]
 
 
-Request = Union[EnterSession, Refresh, Confirm, EndSession, TrimPrivate, Tick, EnterStream, Append, Publish, Read]
-Answer = Union[
-    SessionEntered, Stale, Foreign, Done, SessionUnknown, OldFence, StreamEntered, Appended, Hole, Published, Slice
+# -- the slot of the nodes --------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class LivingNode:
+    """
+    What a node says of itself.
+
+    Attributes:
+        name: 1 to 255 visible ASCII; no two nodes of a store have the same one.
+        url: Where clients reach it; visible ASCII.
+        sessions: How many have a connection there.
+        accept_rate: Hellos that it can take per second, 1 or more.
+        is_draining: Whether it takes in nobody any more.
+    """
+
+    name: str
+    url: str
+    sessions: int
+    accept_rate: int
+    is_draining: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Announce:
+    """``node`` lives for ``ttl`` seconds from now, by the store's time; with a ttl of 0 it is gone at once."""
+
+    node: LivingNode
+    ttl: float
+
+
+@attrs.frozen
+class Announced:
+    """The other nodes that live, by their names; what they said last."""
+
+    others: tuple[LivingNode, ...] = ()
+
+
+Request = Union[
+    EnterSession, Refresh, Confirm, EndSession, TrimPrivate, Tick, EnterStream, Append, Publish, Read, Announce
 ]
+Answer = Union[
+    SessionEntered, Stale, Foreign, Done, SessionUnknown, OldFence, StreamEntered, Appended, Hole, Published, Slice,
+    Announced,
+]  # fmt: skip
 
 OnWake = Callable[[str], None]
 OnFence = Callable[[str, Fence], None]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from server_fixture.backplane import (
     BUCKETS,
+    Announce,
+    Announced,
     Answer,
     Append,
     Appended,
@@ -25,6 +27,7 @@ from server_fixture.backplane import (
     Fence,
     Foreign,
     Hole,
+    LivingNode,
     OldFence,
     Publish,
     Published,
@@ -65,6 +68,7 @@ class MemoryBackplane:
         self._producer_ttl = producer_ttl
         self._streams: dict[str, Stream] = {}
         self._buckets = [Bucket() for _ in range(BUCKETS)]
+        self._nodes: dict[str, tuple[LivingNode, float]] = {}
         self.incarnation = self._random()
         self.peers: list[LocalBackplane] = []
         self._steps: dict[type, Callable[[Any, float], Answer]] = {
@@ -78,6 +82,7 @@ class MemoryBackplane:
             Append: self._append,
             Publish: self._publish,
             Read: self._read,
+            Announce: self._announce,
         }
 
     def step(self, request: Request, now: float) -> Answer:
@@ -297,6 +302,15 @@ class MemoryBackplane:
                 entries.append(entry)
         return Slice(epoch=slot.epoch, first=slot.first, last=slot.last, matches=matches, entries=tuple(entries))
 
+    # -- the slot of the nodes ----------------------------------------------------------------------------------------
+
+    def _announce(self, r: Announce, now: float) -> Answer:
+        living = {name: (node, until) for name, (node, until) in self._nodes.items() if until > now}
+        living.pop(r.node.name, None)
+        others = tuple(node for _, (node, _) in sorted(living.items()))
+        self._nodes = {**living, r.node.name: (r.node, now + r.ttl)} if r.ttl > 0 else living
+        return Announced(others)
+
     # -- slots --------------------------------------------------------------------------------------------------------
 
     def _find(self, stream: str) -> Stream | None:
@@ -351,7 +365,9 @@ class MemoryBackplane:
 
 
 def _bucket_of_request(request: Request) -> int | None:
-    """Return the bucket that a request is a step in; None for a shared stream."""
+    """Return the bucket that a request is a step in; None for a shared stream, and for the nodes."""
+    if isinstance(request, Announce):
+        return None
     if isinstance(request, Tick):
         return request.bucket
     if isinstance(request, EnterSession):

@@ -15,6 +15,8 @@ from typing import Any, Union
 import attrs
 
 from server_fixture.backplane import (
+    Announce,
+    Announced,
     Answer,
     Append,
     Appended,
@@ -28,6 +30,7 @@ from server_fixture.backplane import (
     Fence,
     Foreign,
     Hole,
+    LivingNode,
     OldFence,
     ProducerState,
     Publish,
@@ -51,10 +54,13 @@ MAX_NUMBER = 2**53 - 1
 """Largest number that Lua keeps exactly."""
 
 INCARNATION = "resilient:{meta}:incarnation"
+NODES = ("resilient:{nodes}:until", "resilient:{nodes}:said")
+"""Until when each node lives, and what it said of itself."""
 FENCE_CHANNEL = "resilient:fence"
 WAKE_CHANNEL = "resilient:wake:"
 
 _ID = re.compile(r"[!-9;-~]+")
+_VISIBLE = re.compile(r"[!-~]+")
 
 Value = Union[str, bytes]
 
@@ -131,6 +137,12 @@ def _number(value: int) -> str:
 def _id(value: str) -> str:
     if _ID.fullmatch(value) is None:
         raise ValueError(f"the id {value!r} is not printable ASCII without space and colon")
+    return value
+
+
+def _visible(value: str) -> str:
+    if _VISIBLE.fullmatch(value) is None:
+        raise ValueError(f"{value!r} is not visible ASCII without spaces, as a node's name and URL have to be")
     return value
 
 
@@ -222,6 +234,15 @@ def _read(r: Read, limits: Limits, epoch: str) -> Call:
     return Call(scripts.READ, stream_keys(r.stream), args)
 
 
+def _announce(r: Announce, limits: Limits, epoch: str) -> Call:
+    node = r.node
+    args = (
+        _visible(node.name), _milliseconds(r.ttl), _number(node.sessions), _number(node.accept_rate),
+        "1" if node.is_draining else "0", _visible(node.url),
+    )  # fmt: skip
+    return Call(scripts.ANNOUNCE, NODES, args)
+
+
 _CALLS: dict[type, Callable[[Any, Limits, str], Call]] = {
     EnterSession: _enter_session,
     Refresh: _refresh,
@@ -233,6 +254,7 @@ _CALLS: dict[type, Callable[[Any, Limits, str], Call]] = {
     Append: _append,
     Publish: _publish,
     Read: _read,
+    Announce: _announce,
 }
 
 
@@ -306,6 +328,14 @@ def _slice(reply: Any) -> Slice:
     )  # fmt: skip
 
 
+def _living(name: bytes, said: bytes) -> LivingNode:
+    sessions, accept_rate, is_draining, url = said.decode().split(" ", 3)
+    return LivingNode(
+        name=name.decode(), url=url, sessions=int(sessions), accept_rate=int(accept_rate),
+        is_draining=is_draining == "1",
+    )  # fmt: skip
+
+
 _ANSWERS: dict[bytes, Callable[[Any], Answer]] = {
     b"stale": lambda reply: Stale(),
     b"foreign": lambda reply: Foreign(),
@@ -317,4 +347,5 @@ _ANSWERS: dict[bytes, Callable[[Any], Answer]] = {
     b"hole": lambda reply: Hole(last=int(reply[1])),
     b"published": lambda reply: Published(epoch=reply[1].decode(), last=int(reply[2])),
     b"slice": _slice,
+    b"nodes": lambda reply: Announced(tuple(_living(name, said) for name, said in sorted(reply[1]))),
 }
