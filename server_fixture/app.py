@@ -1,5 +1,6 @@
 """
-What a node answers over HTTP: the upgrade to ``resilient.v1``, its health, and the server's own publish API.
+What a node answers over HTTP: the upgrade to ``resilient.v1``, its health, the nodes that live, and the server's own
+publish API.
 
 Here live requests and responses. What happens on a connection is in ``serving.py``; who may what is asked of the hooks
 in :class:`Doors`, and decided nowhere here.
@@ -79,6 +80,7 @@ class Site:
         app = web.Application(client_max_size=self._host.settings.max_message)
         app.on_response_prepare.append(self._name)
         app.router.add_get("/healthz", self._health)
+        app.router.add_get("/endpoints", self._endpoints)
         app.router.add_post("/streams/{stream:.+}", self._publish)
         app.router.add_get("/{path:.*}", self._upgrade)
         return app
@@ -96,6 +98,20 @@ class Site:
         why = self._unavailable()
         state = {"node": self._host.settings.node, "status": why or "ok", "sessions": self._host.sessions}
         return web.json_response(state, status=200 if why is None else 503)
+
+    async def _endpoints(self, request: web.Request) -> web.StreamResponse:
+        """Say where the nodes are that live; an upgrade is one at this path too."""
+        if hdrs.UPGRADE in request.headers:
+            return await self._upgrade(request)
+        self._principal(request)
+        host, now = self._host, self._host.clock()
+        if not host.neighbours.is_informed(now):
+            raise web.HTTPServiceUnavailable(
+                text="the node does not know which others live, ask another\n", headers={"Retry-After": RETRY_AFTER}
+            )
+        nodes = host.neighbours.living(host.sessions, host.is_draining, now)
+        found = [{"url": node.url, "name": node.name, "draining": node.is_draining} for node in nodes]
+        return web.json_response({"endpoints": found, "ttl": host.neighbours.ttl})
 
     def _principal(self, request: web.Request) -> str:
         """Say who asks; who is nobody gets no further."""
@@ -125,7 +141,8 @@ class Site:
         await socket.prepare(request)
         transport = request.transport
         assert isinstance(transport, asyncio.Transport)
-        session = ServerSession(settings, principal, self._doors.authorize, self._rng, self._host.clock())
+        advising = self._host.for_newcomer()
+        session = ServerSession(advising, principal, self._doors.authorize, self._rng, self._host.clock())
         await Served(
             host=self._host,
             socket=socket,

@@ -52,8 +52,8 @@ class Cluster:
         directory: Where the logs go; None: a new directory that goes with the cluster.
         commands: Nodes that are not the reference server, by their numbers: ``{2: ["node", "server.js"]}`` starts
             node-2 by this program, with the same flags and variables as the others; ``docs/node.md`` has the contract.
-        balancer: ``embedded`` puts one before the nodes, and clients dial it: ``urls`` has its address only. None: the
-            nodes are dialled directly.
+        balancer: ``embedded`` puts one before the nodes, and clients dial it: ``urls`` has its address only, and so has
+            what the nodes say of themselves (``--url``). None: the nodes are dialled directly.
         affinity: How it leads clients back to the same node; see :class:`server_fixture.balancer.Balancer`.
     """
 
@@ -104,11 +104,12 @@ class Cluster:
         """
         if self.engine is not None:
             self.engine.start()
-        for node in self.nodes:
-            node.start()
-        self.wait_ready()
         if self.balancer is not None:
             self.balancer.start()
+        for node in self.nodes:
+            node.told_url = "" if self.balancer is None else self.balancer.url
+            node.start()
+        self.wait_ready()
 
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
         """

@@ -62,8 +62,8 @@ class NodeSettings:
         max_message: Largest message in bytes that is stored.
         max_streams: Most subscriptions of a connection; most (producer, stream) pairs too.
         producer_ttl: Seconds for which the backplane remembers a producer at least.
-        peers: URLs of the other nodes.
-        spread: Advised window in seconds for the first attempts after a loss.
+        peers: URLs of other nodes, as they are advised now.
+        spread: Window in seconds for the first attempts after a loss, as it is advised now.
     """
 
     node: str

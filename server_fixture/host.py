@@ -1,5 +1,6 @@
 """
-One node's inside: its connections, what wakes and warns them, the clock of the backplane, its health, and its leaving.
+One node's inside: its connections, what wakes and warns them, the clock of the backplane, its health, and its leaving;
+and when it speaks to the others of its store.
 
 Here lives what all connections of a node share. One connection's driving is in ``serving.py``, HTTP is in ``app.py``,
 decisions are the pure session's. Rule numbers are those of ``docs/protocol.md``.
@@ -15,8 +16,9 @@ from typing import Protocol
 
 import attrs
 
-from server_fixture.backplane import BUCKETS, Answer, Backplane, BackplaneError, Fence, Request, Tick
+from server_fixture.backplane import BUCKETS, Announced, Answer, Backplane, BackplaneError, Fence, Request, Tick
 from server_fixture.entering import NodeSettings
+from server_fixture.neighbours import Neighbours
 
 TICK = 1.0
 """Seconds between two ticks of every bucket's clock (rule 1), at the most."""
@@ -34,6 +36,8 @@ class Guest(Protocol):
 
     def store_silent(self) -> None: ...
 
+    def advised(self, settings: NodeSettings) -> None: ...
+
     def drain(self, within: float) -> None: ...
 
     def abort(self) -> None: ...
@@ -45,12 +49,14 @@ class Host:
     What the connections of one node share.
 
     Args:
-        settings: The node's.
+        settings: The node's; what it advises to clients is brought up to date here.
+        neighbours: The other nodes of the store.
         backplane: Started and closed here.
         clock: Monotonic seconds.
     """
 
     settings: NodeSettings
+    neighbours: Neighbours
     backplane: Backplane
     clock: Callable[[], float]
     is_draining: bool = False
@@ -65,22 +71,26 @@ class Host:
 
     async def start(self) -> None:
         """
-        Begin to hear of appends and fences, and to tick.
+        Begin to hear of appends and fences, to tick, and to be known to the other nodes.
 
         Raises:
             BackplaneError: The store cannot be reached.
         """
         await self.backplane.start(self._on_wake, self._on_fence)
         self._answered_at = self.clock()
-        self._tasks = [asyncio.create_task(work()) for work in (self._tick, self._mind_silence, self._keep_watches)]
+        await self._announce()
+        duties = (self._tick, self._mind_silence, self._keep_watches, self._keep_announcing)
+        self._tasks = [asyncio.create_task(work()) for work in duties]
 
     async def stop(self) -> None:
-        """End every connection that is left, and hear nothing any more."""
+        """End every connection that is left, say good-bye to the other nodes, and hear nothing any more."""
         for guest in list(self.guests):
             guest.abort()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self.is_store_silent:
+            await self.ask(self.neighbours.farewell())
         await self.backplane.close()
 
     # -- the store ----------------------------------------------------------------------------------------------------
@@ -122,6 +132,32 @@ class Host:
             if is_silent:
                 for guest in list(self.guests):
                     guest.store_silent()
+
+    # -- the other nodes ----------------------------------------------------------------------------------------------
+
+    async def _keep_announcing(self) -> None:
+        while True:
+            await asyncio.sleep(self.neighbours.interval)
+            await self._announce()
+
+    async def _announce(self) -> None:
+        """Say that we live, hear who else does, and tell the clients what follows from it."""
+        answer = await self.ask(self.neighbours.announcement(self.sessions, self.is_draining))
+        if isinstance(answer, Announced):
+            self.neighbours.heard(answer.others, self.clock())
+        self.settings = self._advising(self.sessions)
+        for guest in list(self.guests):
+            guest.advised(self.settings)
+
+    def _advising(self, sessions: int) -> NodeSettings:
+        now = self.clock()
+        return attrs.evolve(
+            self.settings, spread=self.neighbours.spread(sessions, now), peers=self.neighbours.peers(now)
+        )
+
+    def for_newcomer(self) -> NodeSettings:
+        """Return the settings for one session more than there are."""
+        return self._advising(self.sessions + 1)
 
     # -- wake-ups and fences ------------------------------------------------------------------------------------------
 
@@ -210,6 +246,7 @@ class Host:
         self._empty.clear()
         for guest in list(self.guests):
             guest.drain(within)
+        await self._announce()
         if self.guests:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), within + self.settings.keepalive_timeout + 2.0)

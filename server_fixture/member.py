@@ -32,6 +32,9 @@ class Node:
         directory: Where its log goes.
         env: What its environment has beside ours.
         command: What it is started with; the default is the reference server.
+
+    Attributes:
+        told_url: Where it is told that clients reach it; empty: where it listens.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Node:
         self.command = command
         self.log_path = directory / f"{name}.log"
         self.port = 0
+        self.told_url = ""
         self.is_paused = False
         self.is_draining = False
         self.is_meant_to_live = False
@@ -57,7 +61,8 @@ class Node:
         """Start it and return at once; :meth:`wait_ready` waits. It keeps the port that it had before."""
         if self.is_alive:
             return
-        argv = [*named.leashed(self.command), f"--name={self.name}", f"--port={self.port}", *self._flags]
+        url = [f"--url={self.told_url}"] if self.told_url else []
+        argv = [*named.leashed(self.command), f"--name={self.name}", f"--port={self.port}", *url, *self._flags]
         self._child = Child(argv, name=self.name, log_path=self.log_path, env=self._env)
         self.is_paused = self.is_draining = False
         self.is_meant_to_live = True

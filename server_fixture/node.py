@@ -18,6 +18,7 @@ import importlib
 import logging
 import os
 import random
+import re
 import secrets
 import signal
 import socket
@@ -30,6 +31,7 @@ from server_fixture.backplane import Backplane, BackplaneError
 from server_fixture.entering import NodeSettings
 from server_fixture.extra import require_or_exit
 from server_fixture.leash import announce_ready, die_with_parent
+from server_fixture.neighbours import ACCEPT_RATE, Neighbours
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -44,6 +46,12 @@ PREFIX = "RESILIENT_WS_NODE_"
 """Before the name of every flag, in the environment: RESILIENT_WS_NODE_TTL=30 is --ttl 30."""
 BIND_TIMEOUT = 10.0
 """Seconds for which a port of a node that just died is waited for."""
+MAX_RATE = 1_000_000
+"""Most hellos per second that can be said of a node."""
+MAX_WINDOW = 1e9
+"""Most seconds that a frame can say."""
+_NAME = re.compile(r"[!-~]{1,255}")
+_URL = re.compile(r"wss?://[!-~]{1,2000}")
 
 _log = logging.getLogger("server_fixture.node")
 
@@ -55,7 +63,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the flags; what is not given comes from the environment, then from the defaults."""
     parser = argparse.ArgumentParser(prog="python -m server_fixture.node", description=__doc__, allow_abbrev=False)
     add = functools.partial(_add, parser)
-    add("name", "", str, "its name; default: node-<port>")
+    add("name", "", _name, "its name; default: node-<port>")
     add("host", "127.0.0.1", str, "address to listen on")
     add("port", 0, int, "port to listen on; 0: any free one")
     add("backplane", "memory", str, "redis://, rediss:// or unix:// URL; or 'memory', for a single node without others")
@@ -68,8 +76,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("poll", 5.0, float, "seconds between two looks at subscriptions that nothing woke")
     add("max-message", 1 << 20, int, "largest message in bytes; a larger one is rejected alone")
     add("producer-ttl", 7 * 86400.0, float, "seconds for which a producer is remembered at least")
-    add("peers", "", str, "URLs of the other nodes, with commas between them")
-    add("spread", 0.0, float, "advised window in seconds for the first attempts after a loss")
+    add("url", "", _url, "where clients reach it, told to the other nodes and by them; default: ws://<host>:<port>/")
+    add("accept-rate", ACCEPT_RATE, _rate, "hellos per second that it can take, told to the other nodes")
+    add("announce", 2.0, _interval, "seconds between two announcements to the other nodes, who wait for three")
+    add("advertise", "off", _switch, "'on': tell clients the URLs of the other nodes that live")
+    add("peers", "", str, "URLs of other nodes that are told in any case, with commas between them")
+    add("spread", "", _window, "advised window in seconds for the first attempts after a loss; default: it is computed")
     add("drain", 10.0, float, "seconds that the clients get to leave after SIGTERM")
     add("origins", "", str, "origins that are let in beside the node's own, with commas between them")
     add("compression", "none", _compression, "'deflate': agree to permessage-deflate; compresses control frames too")
@@ -85,8 +97,48 @@ def _add(parser: argparse.ArgumentParser, flag: str, default: Any, kind: Any, wh
 
 
 def _compression(written: str) -> str:
-    if written not in ("none", "deflate"):
-        raise argparse.ArgumentTypeError(f"{written!r} is neither 'none' nor 'deflate'")
+    return _one_of(written, "none", "deflate")
+
+
+def _switch(written: str) -> str:
+    return _one_of(written, "off", "on")
+
+
+def _one_of(written: str, *choices: str) -> str:
+    if written not in choices:
+        raise argparse.ArgumentTypeError(f"{written!r} is neither {' nor '.join(map(repr, choices))}")
+    return written
+
+
+def _rate(written: str | int) -> int:
+    rate = int(written)
+    if not 1 <= rate <= MAX_RATE:
+        raise argparse.ArgumentTypeError(f"{written!r} is no whole number from 1 to {MAX_RATE}")
+    return rate
+
+
+def _interval(written: str | float) -> float:
+    seconds = float(written)
+    if not 0.01 <= seconds <= 3600.0:
+        raise argparse.ArgumentTypeError(f"{written!r} is not between 0.01 and 3600 seconds")
+    return seconds
+
+
+def _name(written: str) -> str:
+    if written and _NAME.fullmatch(written) is None:
+        raise argparse.ArgumentTypeError(f"{written!r} is not 1 to 255 visible ASCII characters")
+    return written
+
+
+def _window(written: str) -> str:
+    if written and not 0.0 <= float(written) <= MAX_WINDOW:
+        raise argparse.ArgumentTypeError(f"{written!r} is not between 0 and {MAX_WINDOW:g} seconds")
+    return written
+
+
+def _url(written: str) -> str:
+    if written and _URL.fullmatch(written) is None:
+        raise argparse.ArgumentTypeError(f"{written!r} is no URL that begins with ws:// or wss://")
     return written
 
 
@@ -144,8 +196,24 @@ def settings_of(options: argparse.Namespace, name: str) -> NodeSettings:
         poll_interval=options.poll,
         max_message=options.max_message,
         producer_ttl=options.producer_ttl,
+    )
+
+
+def neighbours_of(options: argparse.Namespace, name: str, url: str) -> Neighbours:
+    """
+    Return what the node says of itself to the others, and what it tells of them to clients.
+
+    Args:
+        url: Where it listens; the flag counts where it is given.
+    """
+    return Neighbours(
+        name=name,
+        url=options.url or url,
+        accept_rate=options.accept_rate,
+        interval=options.announce,
+        advertises=options.advertise == "on",
         peers=_listed(options.peers),
-        spread=options.spread,
+        spread=float(options.spread) if options.spread else None,
     )
 
 
@@ -199,11 +267,14 @@ async def serve(options: argparse.Namespace) -> None:
     doors, backplane = doors_of(options), backplane_of(options)
     listener = await listen(options.host, options.port)
     port = listener.getsockname()[1]
-    host = Host(settings_of(options, options.name or f"node-{port}"), backplane, loop.time)
+    name = options.name or f"node-{port}"
+    where = f"[{options.host}]" if ":" in options.host else options.host
+    url = f"ws://{where}:{port}/"
+    neighbours = neighbours_of(options, name, url)
+    host = Host(settings_of(options, name), neighbours, backplane, loop.time)
     await host.start()
     runner = await _open(Site(host, doors, compresses=options.compression == "deflate"), listener)
-    where = f"[{options.host}]" if ":" in options.host else options.host
-    announce_ready(port=port, url=f"ws://{where}:{port}/", name=host.settings.node)
+    announce_ready(port=port, url=url, name=name)
     if await asked.get() == signal.SIGTERM:
         draining = asyncio.create_task(host.drain(options.drain))
         await asyncio.wait((draining, asyncio.create_task(asked.get())), return_when=asyncio.FIRST_COMPLETED)

@@ -20,6 +20,7 @@ from resilient_ws.dialects import Codec
 from resilient_ws.exceptions import RemoteProtocolError
 from server_fixture.actions import Call, Send, Unwatch, Watch
 from server_fixture.backplane import Fence
+from server_fixture.entering import NodeSettings
 from server_fixture.host import Host
 from server_fixture.session import ServerSession
 
@@ -95,6 +96,10 @@ class Served:
     def store_silent(self) -> None:
         """The store does not answer."""
         self._tell(self._session.store_silent)
+
+    def advised(self, settings: NodeSettings) -> None:
+        """Another window, or other nodes, are advised from now on."""
+        self._tell(self._session.advised, settings)
 
     def drain(self, within: float) -> None:
         """Ask the client to leave."""

@@ -117,6 +117,7 @@ class ServerSession:
         self._entering: Entering | None = None
         self._timers: dict[str, float] = {"hello": now + settings.hello_timeout}
         self._parting: Callable[[], None] = self._gone_elsewhere
+        self._told_spread = 0.0
         self.phase = Phase.AWAITING
         self.auth: Auth | None = None
         on: dict[str, Callable[[], None]] = {
@@ -127,6 +128,7 @@ class ServerSession:
             "poll": self._poll,
             "drain": self._leave,
             "overdue": self._overdue,
+            "advice": self._advise,
         }
         self._on_timer = on
         alive: dict[type, Callable[[Any], None]] = {Ping: self._ping, Pong: self._pong, Error: self._ignored}
@@ -224,6 +226,16 @@ class ServerSession:
         if self._entering is not None and self._entering.is_outranked_by(session, fence):
             self._outlet.close(4409, superseded_by(fence.instance))
 
+    def advised(self, settings: NodeSettings, now: float) -> None:
+        """
+        Take what the node advises from now on: ``spread`` and ``peers`` of its settings.
+
+        A window that is news to the client goes with the next ping or pong, or with a ping of its own soon after.
+        """
+        self._now, self._settings = now, settings
+        if self.phase is Phase.OPEN and self._is_spread_news():
+            self._timers.setdefault("advice", now + self._rng.uniform(0.0, settings.keepalive_interval))
+
     def drain(self, within: float, now: float, *, jitter: float = 0.0, peers: tuple[str, ...] | None = None) -> None:
         """Ask the client to leave; who has no session yet goes at once."""
         self._now = now
@@ -276,16 +288,36 @@ class ServerSession:
         elif self._now < due:
             self._timers["quiet"] = due
         else:
-            opened = self._open
-            self._outlet.send(
-                Ping(
-                    echo=f"{self._rng.getrandbits(32):08x}",
-                    committed=() if opened is None else opened.appending.marks(),
-                    sent_offsets=() if opened is None else opened.reading.marks(),
-                    spread=self._settings.spread,
-                )
-            )
+            self._ping_client()
             self._timers["quiet"] = min(self._now + self._settings.keepalive_interval, last)
+
+    def _ping_client(self) -> None:
+        opened = self._open
+        self._outlet.send(
+            Ping(
+                echo=f"{self._rng.getrandbits(32):08x}",
+                committed=() if opened is None else opened.appending.marks(),
+                sent_offsets=() if opened is None else opened.reading.marks(),
+                spread=self._newer_spread(),
+            )
+        )
+
+    def _advise(self) -> None:
+        """Tell a client that neither pings nor is silent; one that was told meanwhile is left alone."""
+        if self._is_spread_news():
+            self._ping_client()
+
+    def _is_spread_news(self) -> bool:
+        """Say whether the window changed by more than a quarter, or from or to 0, since the client was told."""
+        spread, told = self._settings.spread, self._told_spread
+        return abs(spread - told) > told / 4 or (spread == 0.0) != (told == 0.0)
+
+    def _newer_spread(self) -> float | None:
+        """Return the window where it is news to this client; it is told from then on."""
+        if self._open is None or not self._is_spread_news():
+            return None
+        self._told_spread = self._settings.spread
+        return self._told_spread
 
     def _refresh(self) -> None:
         """Prolong the session every third of its ttl; an unknown outcome is tried again soon, not for ever (rule 1)."""
@@ -353,6 +385,7 @@ class ServerSession:
         settings = self._settings
         self.phase = Phase.OPEN
         self._heard_at = self._refreshed_at = self._now
+        self._told_spread = welcome.spread
         self._timers = {
             "quiet": self._now + settings.keepalive_interval,
             "refresh": self._now + settings.ttl / 3,
@@ -394,7 +427,7 @@ class ServerSession:
                 echo=ping.echo,
                 committed=() if opened is None else opened.appending.marks(),
                 sent_offsets=() if opened is None else opened.reading.marks(),
-                spread=self._settings.spread,
+                spread=self._newer_spread(),
             )
         )
 

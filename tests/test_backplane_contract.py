@@ -158,7 +158,7 @@ def announce(store: Store, name: str, ttl: float = 6.0, **said: Any) -> dict[str
 
 @pytest.fixture
 def names(store: Store) -> Iterator[tuple[str, str, str]]:
-    """Unused names of nodes, in the order of their letters; nodes share one slot, so what was announced is taken back."""
+    """Unused names of nodes, in order; nodes share one slot, so what was announced is taken back."""
     unused = (f"a{next(_numbers)}", f"b{next(_numbers)}", f"c{next(_numbers)}")
     yield unused
     for name in unused:

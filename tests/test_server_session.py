@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import attrs
 import pytest
 
 from resilient_ws.dialects.native import Native
@@ -160,6 +161,12 @@ class Rig:
         self.session.woken(stream, self.now)
         self.run()
         return answer.epoch
+
+    def advise(self, spread: float, peers: tuple[str, ...] = ("ws://b",)) -> None:
+        """Let the node advise something else."""
+        self.settings = attrs.evolve(self.settings, spread=spread, peers=peers)
+        self.session.advised(self.settings, self.now)
+        self.run()
 
     def wait(self, seconds: float, step: float = 0.5) -> None:
         """Let time pass, with every timer on time."""
@@ -1199,7 +1206,7 @@ class TestLife:
         ping = rig.one(Ping)
         assert ping.sent_offsets == (OffsetMark("s", 1, epoch, 2),)
         assert ping.committed == (SeqMark(0, "s", 1),)
-        assert ping.spread == 0.5
+        assert ping.spread is None
         rig.say(Pong(echo=ping.echo))
         rig.wait(5.5)
         assert rig.close is None
@@ -1230,7 +1237,68 @@ class TestLife:
         epoch = rig.publish("s", "a")
         rig.hello(streams=(start(),))
         rig.say(Ping(echo="e1"))
-        assert rig.one(Pong) == Pong(echo="e1", sent_offsets=(OffsetMark("s", 1, epoch, 1),), spread=0.5)
+        assert rig.one(Pong) == Pong(echo="e1", sent_offsets=(OffsetMark("s", 1, epoch, 1),))
+
+    @pytest.mark.parametrize(
+        ("spread", "told"),
+        [(0.5, None), (0.625, None), (0.626, 0.626), (0.375, None), (0.374, 0.374), (0.0, 0.0), (300.0, 300.0)],
+    )
+    def test_a_window_that_changed_by_more_than_a_quarter_is_told(
+        self, rig: Rig, spread: float, told: float | None
+    ) -> None:
+        """It rides on the next pong, once; so does a change to nothing known."""
+        rig.hello()
+        rig.advise(spread)
+        rig.say(Ping(echo="e1"))
+        assert rig.one(Pong).spread == told
+        rig.say(Ping(echo="e2"))
+        assert [pong.spread for pong in rig.all(Pong)] == [told, None]
+        rig.wait(1.0)
+        assert [ping.spread for ping in rig.all(Ping)] == [None]
+
+    def test_a_window_is_told_from_nothing_known(self) -> None:
+        """Where the welcome said 0, any window is news, and a small step from what was told is none."""
+        rig = Rig(spread=0.0)
+        rig.hello()
+        rig.advise(0.001)
+        rig.say(Ping(echo="e1"))
+        rig.advise(0.00125)
+        rig.say(Ping(echo="e2"))
+        assert [pong.spread for pong in rig.all(Pong)] == [0.001, None]
+
+    def test_a_busy_client_is_told_a_new_window_all_the_same(self, rig: Rig) -> None:
+        """One that neither pings nor is silent gets a ping for it, within a keepalive interval, and then no other."""
+        rig.hello()
+        rig.advise(2.0)
+        for _ in range(20):
+            rig.wait(0.1)
+            rig.say(Ack())
+        assert [ping.spread for ping in rig.all(Ping)] == [2.0]
+
+    def test_steps_too_small_to_tell_add_up(self, rig: Rig) -> None:
+        """What counts is what the client was told, not what the node thought last."""
+        rig.hello()
+        for spread in (0.55, 0.6, 0.65):
+            rig.advise(spread)
+        rig.say(Ping(echo="e1"))
+        assert rig.one(Pong).spread == 0.65
+
+    def test_nobody_is_told_a_window_before_the_welcome(self, rig: Rig) -> None:
+        """A spare is no session: it hears of windows when it says hello."""
+        rig.say(hello(standby=True))
+        rig.advise(2.0)
+        rig.say(Ping(echo="e1"))
+        assert rig.one(Pong).spread is None
+        rig.hello()
+        assert rig.one(Welcome).spread == 2.0
+
+    def test_a_drain_names_the_present_window_and_peers(self, rig: Rig) -> None:
+        """Not those of the welcome."""
+        rig.hello()
+        rig.advise(2.0, ("ws://c",))
+        rig.session.drain(1.0, 0.0)
+        rig.run()
+        assert (rig.one(Drain).spread, rig.one(Drain).peers) == (2.0, ("ws://c",))
 
     @pytest.mark.parametrize("mark", [SeqMark(0, "s", 3), SeqMark(0, "t", 1), SeqMark(5, "s", 1)])
     def test_S17_a_lost_tail_of_the_client_is_1012(self, rig: Rig, mark: SeqMark) -> None:

@@ -3,8 +3,8 @@ The verbs of a backplane: requests and answers as values, and what each atomic s
 
 Here lives what every backplane does; how one does it never lives here. A request names one *slot* and is one atomic
 step in it: the slot of a stream is the stream, the slot of a session (and of its private stream) is its bucket
-(:func:`bucket_of`), all nodes together have one. The reference semantics are ``memory.py``; one contract test suite runs against every backplane.
-Times are seconds. Rule numbers are those of ``docs/protocol.md``.
+(:func:`bucket_of`), all nodes together have one. The reference semantics are ``memory.py``; one contract test suite
+runs against every backplane. Times are seconds. Rule numbers are those of ``docs/protocol.md``.
 """
 
 from __future__ import annotations

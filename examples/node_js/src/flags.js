@@ -37,6 +37,10 @@ const FLAGS = {
   drain: ['drain', seconds, 10],
   peers: ['peers', list, []],
   spread: ['spread', seconds, 0],
+  // This node does not announce itself to the others (docs/backplane.md), so these say nothing here.
+  url: ['url', text, ''],
+  'accept-rate': ['acceptRate', numeric(1, 1e6, true), 200],
+  announce: ['announce', positive, 2],
 };
 
 /** Read `--flag value` and `--flag=value`. */
