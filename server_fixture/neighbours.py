@@ -13,7 +13,7 @@ import attrs
 
 from server_fixture.backplane import Announce, LivingNode
 
-ACCEPT_RATE = 200
+ACCEPT_RATE = 100
 """Hellos per second that a node says it can take, unless told otherwise; ``docs/measurements.md`` has what it takes."""
 LIVES = 3
 """A node that has missed so many announcements is taken for dead."""

@@ -39,7 +39,7 @@ const FLAGS = {
   spread: ['spread', seconds, 0],
   // This node does not announce itself to the others (docs/backplane.md), so these say nothing here.
   url: ['url', text, ''],
-  'accept-rate': ['acceptRate', numeric(1, 1e6, true), 200],
+  'accept-rate': ['acceptRate', numeric(1, 1e6, true), 100],
   announce: ['announce', positive, 2],
 };
 
