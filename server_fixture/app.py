@@ -141,8 +141,7 @@ class Site:
         await socket.prepare(request)
         transport = request.transport
         assert isinstance(transport, asyncio.Transport)
-        advising = self._host.for_newcomer()
-        session = ServerSession(advising, principal, self._doors.authorize, self._rng, self._host.clock())
+        session = ServerSession(settings, principal, self._doors.authorize, self._rng, self._host.clock())
         await Served(
             host=self._host,
             socket=socket,

@@ -128,6 +128,8 @@ class Served:
 
     def _received(self, message: str | bytes, now: float) -> None:
         session, codec = self._session, self._codec
+        if self._welcomed is None:
+            session.advised(self._host.for_newcomer(), now)  # this may be the hello, and its welcome is to be true
         try:
             session.received(codec.decode((message,)), now)
         except RemoteProtocolError as error:
