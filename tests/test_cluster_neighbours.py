@@ -30,7 +30,7 @@ def authenticate(access_token):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Three nodes that hear of each other every second and take one hello in it; clients are told of them."""
-    with Cluster(3, keepalive=0.2, flags={**OFTEN, "advertise": "on", "drain": 3}) as running:
+    with Cluster(3, keepalive=0.2, flags={**OFTEN, "keepalive-timeout": 30, "advertise": "on", "drain": 3}) as running:
         yield running
 
 
