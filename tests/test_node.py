@@ -14,6 +14,7 @@ import websocket
 from node_peer import Peer, ask, connected
 
 from resilient_ws.frames import Ack, Batch, Credit, Drain, Grant, HelloStream, Ping, Pong, Reject
+from server_fixture.node import parse
 from server_fixture.process import Child
 
 pytestmark = pytest.mark.cluster
@@ -227,6 +228,29 @@ def test_bad_settings_end_with_a_reason(
     assert said in done.stderr
     assert "not hex" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--accept-rate=0", "'0' is no whole number from 1 to 1000000"),
+        ("--accept-rate=fast", "'fast'"),
+        ("--advertise=yes", "'yes' is neither 'off' nor 'on'"),
+        ("--announce=0", "'0' is not between 0.01 and 3600 seconds"),
+        ("--spread=-1", "'-1' is not between 0 and 1e+09 seconds"),
+        ("--url=http://a/", "'http://a/' is no URL that begins with ws:// or wss://"),
+        ("--url=ws://a b/", "'ws://a b/' is no URL"),
+        ("--name=two words", "'two words' is not 1 to 255 visible ASCII characters"),
+    ],
+)
+def test_what_other_nodes_could_not_use_is_refused(flag: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A flag with a value that cannot be said of a node ends with the flag, the value, and what is wrong with it."""
+    with pytest.raises(SystemExit) as ended:
+        parse([flag])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert flag.partition("=")[0] in error
+    assert said in error
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
