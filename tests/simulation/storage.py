@@ -41,6 +41,7 @@ class Storage:
     _generation: int = 0
     _written_places: dict[str, tuple[str, int]] = attrs.field(factory=dict)
     _places: dict[str, tuple[str, int]] = attrs.field(factory=dict)
+    _earlier: dict[tuple[str, str], int] = attrs.field(factory=dict)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -90,6 +91,7 @@ class Storage:
                 self._written_places[record.stream] = (record.position.epoch, record.position.offset)
         if durable:
             self._generation = self._written_generation
+            self._earlier.update({(stream, place[0]): place[1] for stream, place in self._places.items()})
             self._places = dict(self._written_places)
         device.session.persisted(device.now, durable=durable)
 
@@ -98,7 +100,9 @@ class Storage:
             kept = self._places.get(mark.stream, ("", 0))
             begun = self.device.application.begun[mark.stream].position
             is_start = begun is not None and begun.epoch == mark.epoch and mark.offset <= begun.offset
-            if not is_start and (kept[0] != mark.epoch or kept[1] < mark.offset):
+            if kept[0] != mark.epoch:  # decided before the stream had a new epoch, and written behind that
+                kept = (mark.epoch, self._earlier.get((mark.stream, mark.epoch), -1))
+            if not is_start and kept[1] < mark.offset:
                 raise Broken(f"S13 {self.device.name}: {mark} goes out, its journal has {kept}")
 
     def died(self) -> None:
