@@ -131,7 +131,8 @@ class RudeServer:
     Args:
         script: One behaviour for all connections, or one each, of which the last goes on for all that follow.
         tls: A server context, to speak TLS.
-        host: An address of this machine.
+        host: An address of this machine, IPv4 or IPv6.
+        port: Where to listen; 0 is any port that is free.
 
     Attributes:
         port: The port.
@@ -143,7 +144,12 @@ class RudeServer:
     """
 
     def __init__(
-        self, script: Behaviour | Sequence[Behaviour], *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+        self,
+        script: Behaviour | Sequence[Behaviour],
+        *,
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
         self._script: Sequence[Behaviour] = [script] if callable(script) else list(script)
         self._tls = tls
@@ -154,9 +160,11 @@ class RudeServer:
         self.connections = 0
         self.requests: list[Request] = []
         self.errors: list[BaseException] = []
-        self._listener = socket.create_server((host, 0), backlog=64)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family, backlog=64)
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"{'wss' if tls else 'ws'}://{'localhost' if tls else host}:{self.port}/"
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"{'wss' if tls else 'ws'}://{'localhost' if tls else shown}:{self.port}/"
 
     def __enter__(self) -> RudeServer:
         thread = threading.Thread(target=self._accept, name="rude-accept", daemon=True)

@@ -66,15 +66,16 @@ def ending(transport: Transport) -> tuple[list[str | bytes], ConnectionLost]:
 
 
 @contextlib.contextmanager
-def black_hole() -> Iterator[int]:
+def black_hole(host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
     """Give a port that never answers a SYN: its queue of connections is full."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.bind((host, port))
     listener.listen(0)
     parked = []
     try:
         for _ in range(8):
-            sock = socket.socket()
+            sock = socket.socket(family)
             parked.append(sock)
             sock.setblocking(False)
             sock.connect_ex(listener.getsockname())
