@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def apart(resolver: str = IMPATIENT) -> Callable[[Callable[..., Any]], Callable[
 def run_apart(
     body: Callable[..., Any], arguments: dict[str, Any], resolver: str = IMPATIENT
 ) -> subprocess.CompletedProcess[str]:
-    """Run a function of a module, with arguments that JSON can carry, and wait; it prints its result as JSON."""
+    """Run a function of a module there, with arguments that JSON can carry, and wait."""
     module = f"tests.{body.__module__.rpartition('.')[2]}"  # which pytest calls by its file alone
     where = [module, body.__name__, json.dumps(arguments), resolver]
     unshare = ["unshare", "--net", "--mount", "--fork", "--kill-child"]
@@ -66,14 +67,14 @@ def run_apart(
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
 
 
-def link(*words: str) -> None:
-    """Change an interface: ``link("lo", "down")``."""
-    subprocess.run(["ip", "link", "set", *words], check=True)
+def ip(words: str) -> None:
+    """Change the network apart: ``ip("link set lo down")``."""
+    subprocess.run(["ip", *words.split()], check=True)
 
 
 def _settle(folder: str, resolver: str) -> None:
     """Bring the loopback interface up and have glibc ask our name server, and no file."""
-    link("lo", "up")
+    ip("link set lo up")
     files = {
         "resolv.conf": f"nameserver 127.0.0.1\nsearch .\noptions {resolver}\n",
         "nsswitch.conf": "hosts: dns\n",
@@ -83,12 +84,17 @@ def _settle(folder: str, resolver: str) -> None:
         subprocess.run(["mount", "--bind", str(Path(folder) / name), f"/etc/{name}"], check=True)
 
 
-def main(module: str, name: str, arguments: str, resolver: str) -> None:
-    """Be the child."""
+def main(module: str, name: str, arguments: str, resolver: str = IMPATIENT) -> None:
+    """Be the child, and print what the function gives, as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         _settle(folder, resolver)
         body = getattr(importlib.import_module(module), name)
-        print(json.dumps(getattr(body, "__wrapped__", body)(**json.loads(arguments))))
+        try:
+            result = getattr(body, "__wrapped__", body)(**json.loads(arguments))
+        except Exception as error:  # with the values, which pytest shows of asserts in its own process only
+            sys.exit("".join(traceback.TracebackException.from_exception(error, capture_locals=True).format()))
+        if result is not None:
+            print(json.dumps(result))
 
 
 if __name__ == "__main__":

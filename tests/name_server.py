@@ -6,12 +6,14 @@ import contextlib
 import socket
 import struct
 import threading
+from typing import final
 
 NO_ERROR, SERVFAIL, NXDOMAIN = 0, 2, 3
 _KINDS = {1: socket.AF_INET, 28: socket.AF_INET6}
 _ANSWERED = 0x8180  # an answer; recursion was desired, and is available
 
 
+@final
 class NameServer:
     """
     Answer every name alike.

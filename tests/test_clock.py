@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +19,7 @@ from resilient_ws.clock import monotonic
 from resilient_ws.frames import Ack, Batch, Ping, Pong, SeqMark
 from resilient_ws.opening import start
 from resilient_ws.testing import Peer, ScriptedDialer
+from tests.apart import need_unshare
 
 SOON = 5.0
 BEHIND = """
@@ -43,8 +42,7 @@ def test_it_goes_forward_only() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces of time")
 def test_K2_it_counts_the_time_in_suspend() -> None:
     """Where the clocks with and without suspend differ, in a namespace of time, it is the one with."""
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("needs root and unshare to set a clock of its own")
+    need_unshare("--time")
     told = subprocess.run(
         ["unshare", "--time", "--boottime", "3600", "--fork", sys.executable, "-c", BEHIND],
         capture_output=True, text=True, check=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from resilient_ws.config import Failover
-from resilient_ws.endpoints import EndpointPool, shown
+from resilient_ws.endpoints import EndpointPool, Rng, shown
 
 A, B, C = "wss://a.example", "wss://b.example", "wss://c.example"
 
@@ -64,6 +65,51 @@ def test_clients_do_not_walk_in_step() -> None:
     assert urls == [A, B, C]
     first, second = (EndpointPool(urls, Failover(), random.Random(7)) for _ in range(2))
     assert first.urls == second.urls
+
+
+def orders(dice: Callable[[int], Rng]) -> list[tuple[str, ...]]:
+    """Give the order in which each of 300 Clients with the same list dials while everything fails."""
+    found = []
+    for seed in range(300):
+        pool = EndpointPool([A, B, C], Failover(), dice(seed))
+        order: list[str] = []
+        for now in range(3):
+            order.append(pool.next(now))
+            pool.failed(order[-1], now)
+        found.append(tuple(order))
+    return found
+
+
+def are_spread(found: list[tuple[str, ...]]) -> bool:
+    """Say whether each endpoint comes first in about a third, and behind it each of the others in about half."""
+    heads, pairs = Counter(order[0] for order in found), Counter(order[:2] for order in found)
+    return (
+        len(heads) == 3
+        and all(70 < count < 130 for count in heads.values())
+        and len(pairs) == 6
+        and all(0.3 < count / heads[head] < 0.7 for (head, _), count in pairs.items())
+    )
+
+
+def test_Z3_the_order_behind_the_first_varies_too() -> None:
+    """Clients whose first endpoint is gone do not all go to the same second one, and each tries all three."""
+    found = orders(random.Random)
+    assert are_spread(found)
+    assert {frozenset(order) for order in found} == {frozenset((A, B, C))}
+
+
+class Turning(random.Random):
+    """Dice that choose the first and keep the others in step: A B C, B C A, C A B."""
+
+    def shuffle(self, x: list[str]) -> None:  # type: ignore[override]
+        at = self.randrange(len(x))
+        x[:] = x[at:] + x[:at]
+
+
+@pytest.mark.parametrize("dice", [lambda _: Unshuffled(), Turning], ids=["never", "first_only"])
+def test_Z3_control_dice_that_do_not_shuffle_are_seen(dice: Callable[[int], Rng]) -> None:
+    """Dice that never shuffle, or choose no more than the first, are not taken for a spread."""
+    assert not are_spread(orders(dice))
 
 
 def test_least_recently_failed_is_next() -> None:
