@@ -22,7 +22,7 @@ from server_fixture.rude import Caller, RudeServer, upgrade_never
 from tests.apart import apart, ip, run_apart
 from tests.fault_server import Model, opened, proxied, taken
 from tests.name_server import NXDOMAIN, SERVFAIL, NameServer
-from tests.transport_tools import PATIENCE, black_hole, certified
+from tests.transport_tools import PATIENCE, black_hole, certified, dialled
 
 pytestmark = pytest.mark.faults
 
@@ -144,6 +144,18 @@ def test_D2_silence_of_the_resolver_holds_nobody() -> None:
         with pytest.raises(socket.gaierror):
             socket.getaddrinfo(NAME, PORT)
         assert time.monotonic() - started > 1.5
+
+
+@apart("timeout:2 attempts:1")
+def test_D2_connect_timeout_holds_over_the_lookup() -> None:
+    """A dial is over when its own time is, with its thread, and not when the lookup is."""
+    with NameServer() as names:
+        names.fail(None)
+        started = time.monotonic()
+        with pytest.raises(ConnectTimeout, match="resolving the name"):
+            with dialled(URL, connect_timeout=0.3, allow_plaintext=True):
+                pass
+        assert 0.3 <= time.monotonic() - started < 0.3 + SLACK
 
 
 def failure_of(client: Client) -> BaseException:
