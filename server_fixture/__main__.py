@@ -1,8 +1,9 @@
 """
 ``python -m server_fixture``: ``up`` starts a cluster, ``demo`` shows that sessions survive its nodes, ``kills`` that a
-journal survives its device.
+journal survives its device, ``watch`` that no connection is given up without a cause.
 
-Here live arguments, output and exit codes; what runs is in ``cluster.py``, ``demo.py`` and ``killing.py``.
+Here live arguments, output and exit codes; what runs is in ``cluster.py``, ``demo.py``, ``killing.py`` and
+``watching.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from server_fixture.balancer import AFFINITIES
 from server_fixture.commands import parse
 from server_fixture.extra import require_or_exit
+from server_fixture.faults import CHOICES
 
 INTERRUPTED = 130
 
@@ -36,12 +38,20 @@ def _parser() -> argparse.ArgumentParser:
     up.set_defaults(run=_up)
     demo = commands.add_parser(
         "demo",
-        help="kill nodes under load and check that nothing is lost",
+        help="break nodes under load and check that nothing is lost",
         description="Exit status 0: nothing was lost and the run proves it; 1: an anomaly; 2: the run proves nothing.",
     )
     demo.add_argument("--nodes", type=int, default=3, help="how many (default 3)")
-    demo.add_argument("--seconds", type=float, default=20.0, help="of load and kills (default 20)")
-    demo.add_argument("--kill-every", type=float, default=1.0, help="seconds between two kills on average (default 1)")
+    demo.add_argument("--seconds", type=float, default=20.0, help="of load and faults (default 20)")
+    demo.add_argument("--fault", choices=tuple(CHOICES), default="kill", help="what is done to nodes (default kill)")
+    paces = ", ".join(f"{name} {choice.every:g}" for name, choice in CHOICES.items())
+    demo.add_argument(
+        "--fault-every",
+        "--kill-every",
+        type=float,
+        metavar="SECONDS",
+        help=f"between two faults on average (default: {paces})",
+    )
     demo.add_argument("--seed", type=int, help="of the schedule (default: a random one, which is printed)")
     demo.add_argument("--sessions", type=int, default=6, help="how many, at least 3 (default 6)")
     demo.add_argument("--json", metavar="FILE", help="write the numbers there")
@@ -54,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_balancer(demo)
     demo.set_defaults(run=_demo)
     _add_kills(commands.add_parser)
+    _add_watch(commands.add_parser)
     return parser
 
 
@@ -72,6 +83,23 @@ def _add_kills(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         "--no-journal", action="store_true", help="negative control: each life has a file of its own; must exit 1"
     )
     kills.set_defaults(run=_kills)
+
+
+def _add_watch(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    watch = add_parser(
+        "watch",
+        help="load without faults: no connection may be given up unless a loop stood still",
+        description="Exit status 0: none was; 1: one was, or ended otherwise; 2: the run proves nothing.",
+    )
+    watch.add_argument("--nodes", type=int, default=3, help="how many (default 3)")
+    watch.add_argument("--seconds", type=float, default=60.0, help="of load (default 60)")
+    watch.add_argument("--sessions", type=int, default=6, help="how many, and as many more without load (default 6)")
+    watch.add_argument("--keepalive", type=float, default=1.0, help="seconds of silence before a ping (default 1)")
+    watch.add_argument(
+        "--timeout", type=float, help="seconds of silence after it that a client bears (default: its own, 1 at least)"
+    )
+    watch.add_argument("--json", metavar="FILE", help="write the numbers there")
+    watch.set_defaults(run=_watch)
 
 
 def _add_node_command(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +159,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     options = Options(
         nodes=arguments.nodes,
         seconds=arguments.seconds,
-        kill_every=arguments.kill_every,
+        fault=arguments.fault,
+        fault_every=arguments.fault_every,
         seed=seed,
         sessions=arguments.sessions,
         replay=not arguments.no_replay,
@@ -162,6 +191,25 @@ def _kills(arguments: argparse.Namespace) -> int:
     print(f"{options.command}", flush=True)
     outcome, kept = run_kills(options, lambda line: print(line, flush=True))
     for line in verdict_lines(outcome, options.command, kept):
+        print(line, flush=True)
+    if arguments.json is not None:
+        Path(arguments.json).write_text(json.dumps(outcome.report, indent=2) + "\n", encoding="utf-8")
+    return outcome.exit_code
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from server_fixture.watching import Options, run_watch, verdict_lines
+
+    options = Options(
+        nodes=arguments.nodes,
+        seconds=arguments.seconds,
+        sessions=arguments.sessions,
+        keepalive=arguments.keepalive,
+        timeout=arguments.timeout,
+    )
+    print(f"{options.command}", flush=True)
+    outcome = run_watch(options, lambda line: print(line, flush=True))
+    for line in verdict_lines(outcome, options.command):
         print(line, flush=True)
     if arguments.json is not None:
         Path(arguments.json).write_text(json.dumps(outcome.report, indent=2) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ that one ends.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import pathlib
@@ -27,12 +28,44 @@ from server_fixture.backplane import Published
 from server_fixture.balancer import Affinity, Balancer
 from server_fixture.engine import Engine
 from server_fixture.extra import require
+from server_fixture.link import Proxy
 from server_fixture.member import START_TIMEOUT, Node
 from server_fixture.process import ChildFailed
 
 _ASK_TIMEOUT = 10.0
+_LOOK = 0.05
 
 __all__ = ["ChildFailed", "Cluster", "Node"]
+
+
+def _silence(node: Node, deadline: float) -> str:
+    url = f"http://127.0.0.1:{node.dialled_port}/healthz"
+    try:
+        with urllib.request.urlopen(url, timeout=max(_LOOK, deadline - time.monotonic())):
+            return ""
+    except urllib.error.HTTPError:
+        return ""
+    except (OSError, http.client.HTTPException) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+class _Dialled:
+    """A node as the balancer sees it: its port is that of its link where it has one."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    @property
+    def name(self) -> str:
+        return self._node.name
+
+    @property
+    def port(self) -> int:
+        return self._node.dialled_port
+
+    @property
+    def is_draining(self) -> bool:
+        return self._node.is_draining
 
 
 @typing.final
@@ -55,6 +88,9 @@ class Cluster:
         balancer: ``embedded`` puts one before the nodes, and clients dial it: ``urls`` has its address only, and so has
             what the nodes say of themselves (``--url``). None: the nodes are dialled directly.
         affinity: How it leads clients back to the same node; see :class:`server_fixture.balancer.Balancer`.
+        links: Puts a :class:`server_fixture.link.Proxy` before each node, for faults of the network: :attr:`links` has
+            them, ``urls`` and ``--url`` their addresses; an embedded balancer reaches the nodes through them. A link
+            outlives its node: while that is down, its connections are taken and reset.
     """
 
     def __init__(
@@ -69,6 +105,7 @@ class Cluster:
         commands: Mapping[int, Sequence[str]] | None = None,
         balancer: typing.Literal["embedded"] | None = None,
         affinity: Affinity = "none",
+        links: bool = False,
     ) -> None:
         if nodes < 1 or (nodes > 1 and backplane == "memory"):
             raise ValueError(f"nodes={nodes}: at least one, and only one without a shared backplane ('memory')")
@@ -91,7 +128,8 @@ class Cluster:
             Node(f"node-{number}", written, self.directory, env, given.get(number, named.REFERENCE))
             for number in range(1, nodes + 1)
         )
-        self.balancer = None if balancer is None else Balancer(self.nodes, affinity)
+        self._has_links = links
+        self.balancer = None if balancer is None else Balancer([_Dialled(node) for node in self.nodes], affinity)
 
     # -- the processes ------------------------------------------------------------------------------------------------
 
@@ -104,12 +142,24 @@ class Cluster:
         """
         if self.engine is not None:
             self.engine.start()
+        for node in self.nodes if self._has_links else ():
+            if node.link is None:
+                node.link = Proxy("127.0.0.1", 0)  # carries nothing yet, but the node has to know its address
         if self.balancer is not None:
             self.balancer.start()
         for node in self.nodes:
-            node.told_url = "" if self.balancer is None else self.balancer.url
+            node.told_url = self._url_of(node)
             node.start()
         self.wait_ready()
+        for node in self.nodes:
+            if node.link is not None:
+                node.link.retarget("127.0.0.1", node.port)
+
+    def _url_of(self, node: Node) -> str:
+        """Return what a node is told of its address; empty: it knows better."""
+        if self.balancer is not None:
+            return self.balancer.url
+        return "" if node.link is None else node.url
 
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
         """
@@ -124,8 +174,18 @@ class Cluster:
                 node.wait_ready(max(0.0, deadline - time.monotonic()))
 
     @property
+    def links(self) -> tuple[Proxy, ...]:
+        """
+        The proxy before each node, in the order of the nodes.
+
+        Raises:
+            RuntimeError: There are none.
+        """
+        return tuple(node.door for node in self.nodes)
+
+    @property
     def urls(self) -> list[str]:
-        """Where clients dial, the balancer or each node; the same for as long as the cluster lives."""
+        """Where clients dial: the balancer, each link or each node; the same for as long as the cluster lives."""
         if self.balancer is not None:
             return [self.balancer.url]
         return [node.url for node in self.nodes]
@@ -153,12 +213,32 @@ class Cluster:
         for node in self.nodes:
             node.expect_alive()
 
+    def silent(self, timeout: float = _ASK_TIMEOUT) -> list[str]:
+        """
+        Ask every node something, by the way that connections take; any answer is one.
+
+        Args:
+            timeout: Seconds that each gets.
+
+        Returns:
+            Who gives no answer, and what happens instead.
+        """
+        found = []
+        for node in self.nodes:
+            deadline = time.monotonic() + timeout
+            while (why := _silence(node, deadline)) and time.monotonic() < deadline:
+                time.sleep(_LOOK)
+            found += [f"{node.name} gives no answer: {why}"] if why else []
+        return found
+
     def close(self, *, keep_logs: bool = False) -> None:
         """End every process; the logs go too, unless they are to be kept (``keep_logs``) or their place is not ours."""
         if self.balancer is not None:
             self.balancer.close()
         for node in self.nodes:
             node.close()
+            if node.link is not None:
+                node.link.stop()
         if self.engine is not None:
             self.engine.close()
         if self._is_own_directory and not keep_logs and not self.keep_logs:

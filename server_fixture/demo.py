@@ -21,13 +21,16 @@ from server_fixture import checker, commands, history, second_checker
 from server_fixture.balancer import Affinity
 from server_fixture.chaos import Nemesis
 from server_fixture.cluster import Cluster
+from server_fixture.faults import CHOICES, Choice
 from server_fixture.recorder import Recorder, Spread, Tally
 from server_fixture.workload import Workload
 
-ENOUGH_KILLS = 0.6
-"""Part of the kills that the schedule would have, without which a run proves nothing."""
+ENOUGH_FAULTS = 0.6
+"""Part of the faults that the schedule would have, without which a run proves nothing."""
 ENOUGH_MESSAGES = 50
 """Messages of every session in each of its directions, without which a run proves nothing."""
+DRAIN = 3.0
+"""Seconds that the clients of a draining node get: where there is no other node they stay for all of them."""
 EXIT_CODES = {"ok": 0, "anomaly": 1, "inconclusive": 2}
 _FRAME = 0.25
 
@@ -40,13 +43,16 @@ class Options:
     What a run is asked for; ``sessions`` are a publisher and one subscriber of each kind at least.
 
     Attributes:
+        fault: One of :data:`server_fixture.faults.CHOICES`.
+        fault_every: Seconds between two faults on average; None: as suits the kind.
         commands: As those of a :class:`Cluster`. A run with some proves nothing where one of its nodes served nobody.
         balancer, affinity: As those of a :class:`Cluster`.
     """
 
     nodes: int = attrs.field(default=3, validator=attrs.validators.ge(1))
     seconds: float = attrs.field(default=20.0, validator=attrs.validators.gt(0))
-    kill_every: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
+    fault: str = attrs.field(default="kill", validator=attrs.validators.in_(CHOICES))
+    fault_every: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.gt(0)))
     seed: int
     sessions: int = attrs.field(default=6, validator=attrs.validators.ge(3))
     replay: bool = True
@@ -55,9 +61,22 @@ class Options:
     affinity: Affinity = "none"
 
     @property
+    def choice(self) -> Choice:
+        """The kinds of faults that come."""
+        return CHOICES[self.fault]
+
+    @property
+    def every(self) -> float:
+        """Seconds between two faults, on average."""
+        return self.choice.every if self.fault_every is None else self.fault_every
+
+    @property
     def command(self) -> str:
         """The line that runs the same schedule again."""
-        flags = f"--nodes {self.nodes} --seconds {self.seconds:g} --kill-every {self.kill_every:g} --seed {self.seed}"
+        pace = f"--kill-every {self.every:g}"
+        if self.fault != "kill":
+            pace = f"--fault {self.fault} --fault-every {self.every:g}"
+        flags = f"--nodes {self.nodes} --seconds {self.seconds:g} {pace} --seed {self.seed}"
         rest = "" if self.replay else " --no-replay"
         if self.balancer is not None:
             rest += f" --balancer {self.balancer} --affinity {self.affinity}"
@@ -121,11 +140,11 @@ def run_demo(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | None
     """
     with _cluster(options) as cluster, _quiet_log(cluster.directory):
         recorder = Recorder()
-        nemesis = Nemesis(cluster, recorder.record, options.seed, options.kill_every, recorder.kill)
+        nemesis = _nemesis(options, cluster, recorder)
         workload = Workload(cluster, recorder, options.sessions, is_forgetful=not options.replay)
         run = Run(options, cluster, recorder, nemesis, workload, time.monotonic())
         try:
-            broken = _load_and_heal(run, show)
+            broken = load_and_heal(run, show)
         finally:
             workload.close()
         try:
@@ -142,11 +161,31 @@ def run_demo(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | None
 
 
 def _cluster(options: Options) -> Cluster:
-    return Cluster(options.nodes, commands=options.commands, balancer=options.balancer, affinity=options.affinity)
+    return Cluster(
+        options.nodes,
+        flags={"drain": DRAIN},
+        commands=options.commands,
+        balancer=options.balancer,
+        affinity=options.affinity,
+        links=options.choice.needs_links,
+    )
 
 
-def _load_and_heal(run: Run, show: Show) -> list[str]:
-    """Run load and faults, heal, and wait; returns which sessions ended by themselves and what is missing then."""
+def _nemesis(options: Options, cluster: Cluster, recorder: Recorder) -> Nemesis:
+    return Nemesis(
+        cluster,
+        recorder.record,
+        options.seed,
+        options.every,
+        on_strike=recorder.struck,
+        faults=options.choice.faults,
+        on_passed=recorder.passed,
+        is_peopled=None if options.fault == "kill" else recorder.is_peopled,  # seeds of kills are to stay as they are
+    )
+
+
+def load_and_heal(run: Run, show: Show) -> list[str]:
+    """Run load and faults, heal, and wait; returns who ended by himself or gives no answer, and what is missing."""
     workload, nemesis = run.workload, run.nemesis
     workload.start()
     run.started_at = time.monotonic()
@@ -162,7 +201,7 @@ def _load_and_heal(run: Run, show: Show) -> list[str]:
         nemesis.stop()
     run.phase = "quiesce"
     show(run)
-    missing = [] if workload.failures() else workload.quiesce()
+    missing = [] if workload.failures() else run.cluster.silent() + workload.quiesce()
     run.phase = "done"
     show(run)
     return workload.failures() + ([] if workload.is_forgetful else missing)
@@ -236,11 +275,12 @@ def disagreement(first: checker.Verdict | None, second: second_checker.Verdict |
 def doubts_of(run: Run, judged: checker.Verdict | None) -> list[str]:
     """Say why a run without anomaly would prove nothing."""
     doubts, tallies = [], list(run.recorder.tallies.values())
-    asked = run.options.seconds / run.options.kill_every
+    asked, count = run.options.seconds / run.options.every, len(run.nemesis.strikes)
     if judged is None:
         doubts.append("there was no final read of every stream")
-    if len(run.nemesis.kills) < ENOUGH_KILLS * asked:
-        doubts.append(f"{len(run.nemesis.kills)} kills of about {asked:g}")
+    if count < ENOUGH_FAULTS * asked:
+        doubts.append(f"{count} {run.options.choice.noun}s of about {asked:g}")
+    doubts += _harmless(run)
     doubts += [f"{tally.process} was never cut" for tally in tallies if tally.cuts == 0]
     if run.recorder.total("resumed") == 0:
         doubts.append("no session resumed")
@@ -251,6 +291,18 @@ def doubts_of(run: Run, judged: checker.Verdict | None) -> list[str]:
             for direction, count in counts_of(tally).items()
             if count < ENOUGH_MESSAGES
         ]
+    return doubts
+
+
+def _harmless(run: Run) -> list[str]:
+    """Say which kinds of faults did nothing to anybody."""
+    doubts = []
+    for kind in run.options.choice.kinds:
+        count = run.nemesis.count(kind)
+        if not count:
+            doubts.append(f"there was no {kind}")
+        elif not run.recorder.recovered(kind):
+            doubts.append(f"no session had to recover from a {kind}, of which there were {count}")
     return doubts
 
 
@@ -299,7 +351,8 @@ def _report(run: Run, judged: checker.Verdict | None, verdict: str) -> dict[str,
         "nodes": run.options.nodes,
         "sessions": len(recorder.tallies),
         "seed": run.options.seed,
-        "kills": len(run.nemesis.kills),
+        "kills": run.nemesis.count("kill"),
+        "faults": _faults(run),
         "reconnects": recorder.total("reconnects"),
         "resumed": recorder.total("resumed"),
         "sent": recorder.total("sent"),
@@ -326,6 +379,20 @@ def _report(run: Run, judged: checker.Verdict | None, verdict: str) -> dict[str,
         **_served(run),
         **({} if run.options.balancer is None else {"affinity": run.options.affinity}),
         "verdict": verdict,
+    }
+
+
+def _faults(run: Run) -> dict[str, Any]:
+    """Say how often each kind of fault came, and what it did."""
+    recorder, kinds = run.recorder, run.options.choice.kinds
+    recoveries = {kind: recorder.recovered(kind) for kind in kinds}
+    return {
+        kind: {
+            "count": run.nemesis.count(kind),
+            "recoveries": len(recoveries[kind]),
+            "recovery_ms": _milliseconds(recorder.spread(recoveries[kind])),
+        }
+        for kind in kinds
     }
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any, Protocol, TextIO
 
+from server_fixture.cluster import Node
 from server_fixture.commands import shown
 from server_fixture.demo import Outcome, Run, disagreement
 from server_fixture.recorder import Spread
@@ -42,12 +43,18 @@ def verdict_lines(outcome: Outcome, command: str, kept: object) -> list[str]:
     """Say how it ended, in lines."""
     report = outcome.report
     counts = ", ".join(f"{key.replace('_', ' ')} {report[key]}" for key in _ANOMALIES)
-    done = f"{report['kills']} kills, {report['reconnects']} reconnects, {report['resumed']} resumed"
+    faults = report["faults"]
+    broken = _counted({kind: found["count"] for kind, found in faults.items()})
+    done = f"{broken}, {report['reconnects']} reconnects, {report['resumed']} resumed"
     moved = f"{report['sent']} sent, {report['delivered']} delivered"
     resumed, heard = _durations(report["recovery_ms"]), _durations(report["recovery_to_message_ms"])
-    lines = [f"{done}; {moved}", counts, f"recovery from kill to resumed: {resumed}", f"to the first message: {heard}"]
+    noun = next(iter(faults)) if len(faults) == 1 else "fault"
+    lines = [f"{done}; {moved}", counts]
+    lines += [f"recovery from {noun} to resumed: {resumed}", f"to the first message: {heard}"]
+    for kind, found in faults.items() if len(faults) > 1 else ():
+        lines.append(f"  from {kind} ({found['recoveries']} recoveries): {_durations(found['recovery_ms'])}")
     if outcome.apart.count:
-        lines.append(f"after kills that left no node alive: {in_words(outcome.apart)}")
+        lines.append(f"after {noun}s that left no node alive: {in_words(outcome.apart)}")
     for name, served in report.get("served", {}).items():
         did = f"{served['welcomes']} welcomes, {served['resumed']} resumed"
         lines.append(f"{name} ({served['command']}): {did}")
@@ -64,6 +71,16 @@ def verdict_lines(outcome: Outcome, command: str, kept: object) -> list[str]:
     return lines
 
 
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {kind}s" for kind, count in counts.items())
+
+
+def _so_far(run: Run) -> str:
+    return _counted({kind: run.nemesis.count(kind) for kind in run.options.choice.kinds})
+
+
+_SILENT = {"pause": "paused", "stall": "stalled"}
+_COLOURS = {"serving": "green", "starting": "yellow", "draining": "yellow"}
 _ANOMALIES = ("lost", "duplicated", "reordered", "phantom", "unreported_gaps")
 
 
@@ -77,6 +94,18 @@ def _rates(run: Run) -> str:
     passed = max(1.0, time.monotonic() - run.started_at)
     recorder = run.recorder
     return f"{recorder.total('committed') / passed:.0f} acked/s, {recorder.total('delivered') / passed:.0f} delivered/s"
+
+
+def _state(run: Run, node: Node) -> str:
+    """Say how a node is: what was done to it, that it serves, or that it is on its way back."""
+    if not node.is_alive:
+        return "down"
+    kind = run.nemesis.in_force.get(node.name)
+    if kind in _SILENT:
+        return _SILENT[kind]
+    if node.is_serving:
+        return "serving"
+    return "draining" if node.is_draining else "starting"
 
 
 class Lines:
@@ -98,9 +127,9 @@ class Lines:
         self._shown_at, self._phase = now, run.phase
         recorder, sessions = run.recorder, run.recorder.tallies.values()
         there = sum(tally.node is not None for tally in sessions)
-        states = " ".join(f"{node.name}:{'up' if node.is_serving else 'down'}" for node in run.cluster.nodes)
+        states = " ".join(f"{node.name}:{_state(run, node)}" for node in run.cluster.nodes)
         print(
-            f"{now - run.started_at:6.1f} s  {run.phase:<8} {states}  kills {len(run.nemesis.kills)}  "
+            f"{now - run.started_at:6.1f} s  {run.phase:<8} {states}  {_so_far(run)}  "
             f"sessions {there}/{len(sessions)}  resumed {recorder.total('resumed')}  {_rates(run)}  "
             f"recovery {in_words(recorder.spread(recorder.recoveries))}",
             file=self._stream,
@@ -131,7 +160,7 @@ class Live:
         passed = time.monotonic() - run.started_at
         head = Text(
             f"{passed:.1f} of {run.options.seconds:g} s  {run.phase}   seed {run.options.seed}   "
-            f"kills {len(run.nemesis.kills)}   resumed {recorder.total('resumed')}   {_rates(run)}"
+            f"{_so_far(run)}   resumed {recorder.total('resumed')}   {_rates(run)}"
         )
         foot = Text(
             f"recovery: {in_words(recorder.spread(recorder.recoveries))}\n"
@@ -144,15 +173,15 @@ class Live:
         from rich.table import Table
         from rich.text import Text
 
-        head = ("node", "state", "kills", "sessions", "welcomes", *(["command"] if run.options.commands else []))
+        more = ["command"] if run.options.commands else []
+        head = ("node", "state", f"{run.options.choice.noun}s", "sessions", "welcomes", *more)
         table = Table(*head, box=None, pad_edge=False)
         for node in run.cluster.nodes:
-            kills = sum(node.name in kill.nodes for kill in list(run.nemesis.kills))
+            faults = sum(node.name in strike.nodes for strike in list(run.nemesis.strikes))
             there = sum(tally.node == node.name for tally in run.recorder.tallies.values())
-            state = "[yellow]starting[/]" if node.is_alive else "[red]killed[/]"
-            if node.is_serving:
-                state = "[green]serving[/]"
-            cells = (node.name, state, *map(str, (kills, there, run.recorder.welcomes[node.name])))
+            state = _state(run, node)
+            coloured = f"[{_COLOURS.get(state, 'red')}]{state}[/]"
+            cells = (node.name, coloured, *map(str, (faults, there, run.recorder.welcomes[node.name])))
             # A command may have brackets in it, which a plain string would take for markup.
             command = (Text(shown(node.command), overflow="ellipsis"),) if run.options.commands else ()
             table.add_row(*cells, *command)

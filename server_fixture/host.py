@@ -19,6 +19,7 @@ import attrs
 from server_fixture.backplane import BUCKETS, Announced, Answer, Backplane, BackplaneError, Fence, Request, Tick
 from server_fixture.entering import NodeSettings
 from server_fixture.neighbours import Neighbours
+from server_fixture.stalls import note_stalls
 
 TICK = 1.0
 """Seconds between two ticks of every bucket's clock (rule 1), at the most."""
@@ -79,8 +80,8 @@ class Host:
         await self.backplane.start(self._on_wake, self._on_fence)
         self._answered_at = self.clock()
         await self._announce()
-        duties = (self._tick, self._mind_silence, self._keep_watches, self._keep_announcing)
-        self._tasks = [asyncio.create_task(work()) for work in duties]
+        duties = (self._tick(), self._mind_silence(), self._keep_watches(), self._keep_announcing())
+        self._tasks = [asyncio.create_task(work) for work in (*duties, note_stalls(self.clock))]
 
     async def stop(self) -> None:
         """End every connection that is left, say good-bye to the other nodes, and hear nothing any more."""

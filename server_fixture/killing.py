@@ -234,7 +234,7 @@ def run_kills(options: Options, show: Show) -> tuple[Outcome, pathlib.Path | Non
         feed = Feed(cluster, threading.Event())
         _load(owners, feed, nemesis, show, started_at)
         stored = {lane: read_back(feed, lane) for owner in owners for lane in owner.lanes}
-        outcome = conclude(options, owners, feed.last, stored, len(nemesis.kills), time.monotonic() - started_at)
+        outcome = conclude(options, owners, feed.last, stored, len(nemesis.strikes), time.monotonic() - started_at)
         if outcome.verdict != "anomaly" or not options.journal:
             return outcome, None
         cluster.keep_logs = True
@@ -278,7 +278,7 @@ def _follow(
             raise nemesis.error
         kills, quota = sum(owner.kills for owner in owners), sum(owner.quota for owner in owners)
         show(
-            f"{time.monotonic() - started_at:6.1f} s  kills {kills}/{quota}  node kills {len(nemesis.kills)}  "
+            f"{time.monotonic() - started_at:6.1f} s  kills {kills}/{quota}  node kills {len(nemesis.strikes)}  "
             f"sent {_sent(owners)}  consumed {max((max(life.got, default=0) for life in _all(owners)), default=0)}"
         )
 

@@ -160,9 +160,11 @@ class Proxy:
         on_connect: Called in the proxy's thread with every new connection before a byte moves, to set faults.
 
     Attributes:
+        on_connect: As the argument; may be set anew at any time.
         host: Where it listens.
         port: The port, the same over refuse and accept.
         carried: Every connection since the start.
+        is_stalled: Whether connections that come now are stalled from their first byte on.
     """
 
     def __init__(
@@ -170,8 +172,9 @@ class Proxy:
     ) -> None:
         self.host = "127.0.0.1"
         self.carried: list[Carried] = []
+        self.is_stalled = False
         self._target = (target_host, target_port)
-        self._on_connect = on_connect
+        self.on_connect = on_connect
         self._calls: queue.SimpleQueue[tuple[Callable[[], object], threading.Event]] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._selector = selectors.DefaultSelector()
@@ -205,6 +208,10 @@ class Proxy:
         """Open the same port again."""
         self.run(self._listen)
 
+    def retarget(self, host: str, port: int) -> None:
+        """Carry the connections that come from now on elsewhere."""
+        self.run(lambda: setattr(self, "_target", (host, port)))
+
     def cut_all(self) -> None:
         """End every connection with FIN."""
         self.run(lambda: list(map(Carried.end, self.carried)))
@@ -212,6 +219,20 @@ class Proxy:
     def reset_all(self) -> None:
         """End every connection with RST."""
         self.run(lambda: list(map(Carried.drop, self.carried)))
+
+    def stall_all(self) -> None:
+        """Stall every connection, those to come too, until :meth:`heal_all`."""
+        self.run(lambda: self._set_stalled(True))
+
+    def heal_all(self) -> None:
+        """Heal every connection; what is held goes on at once."""
+        self.run(lambda: self._set_stalled(False))
+
+    def _set_stalled(self, is_stalled: bool) -> None:
+        self.is_stalled = is_stalled
+        for carried in self.carried:
+            if not carried.is_over:
+                (carried.stall if is_stalled else carried.heal)()
 
     def wait_for(self, condition: Callable[[Proxy], bool], timeout: float = 5.0) -> bool:
         """Wait until a condition on the connections holds; False where it did not in time."""
@@ -294,8 +315,10 @@ class Proxy:
             carried = Carried(self, len(self.carried), client, server)
             self.carried.append(carried)
             server.connect_ex(self._target)
-            if self._on_connect is not None:
-                self._on_connect(carried)
+            if self.is_stalled:
+                carried.stall()
+            if self.on_connect is not None:
+                self.on_connect(carried)
 
     def _listen(self) -> None:
         if self._listener is None:

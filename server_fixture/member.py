@@ -15,6 +15,7 @@ import typing
 from collections.abc import Mapping, Sequence
 
 from server_fixture import commands as named
+from server_fixture.link import Proxy
 from server_fixture.process import Child, ChildFailed
 
 START_TIMEOUT = 30.0
@@ -35,6 +36,8 @@ class Node:
 
     Attributes:
         told_url: Where it is told that clients reach it; empty: where it listens.
+        port: Its own, 0 before it first served.
+        link: The proxy before it where it has one, which clients and the balancer dial then.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Node:
         self.log_path = directory / f"{name}.log"
         self.port = 0
         self.told_url = ""
+        self.link: Proxy | None = None
         self.is_paused = False
         self.is_draining = False
         self.is_meant_to_live = False
@@ -97,7 +101,24 @@ class Node:
     @property
     def url(self) -> str:
         """Where clients dial it; the same after a restart."""
-        return f"ws://127.0.0.1:{self.port}/"
+        return f"ws://127.0.0.1:{self.dialled_port}/"
+
+    @property
+    def dialled_port(self) -> int:
+        """The port that is dialled: that of its link, or its own."""
+        return self.port if self.link is None else self.link.port
+
+    @property
+    def door(self) -> Proxy:
+        """
+        Its link.
+
+        Raises:
+            RuntimeError: There is none.
+        """
+        if self.link is None:
+            raise RuntimeError(f"there is no link before {self.name}: use Cluster(links=True), and start it first")
+        return self.link
 
     @property
     def pid(self) -> int:
@@ -157,8 +178,9 @@ class Node:
         self.is_meant_to_live, self.is_draining = False, True
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.child.pid, signal.SIGTERM)
-        if wait and self.child.wait(timeout) != 0:
-            raise ChildFailed(self.child, f"was drained and ended with {self.child.exit_code}")
+        if wait:
+            self.child.wait(timeout)
+            self.expect_drained()
 
     def expect_alive(self) -> None:
         """
@@ -169,6 +191,16 @@ class Node:
         """
         if self.is_meant_to_live:
             self.child.expect_alive()
+
+    def expect_drained(self) -> None:
+        """
+        Check that it has ended, and in order.
+
+        Raises:
+            ChildFailed: It lives, or ended with something else than 0; the text has the end of its log.
+        """
+        if self.child.exit_code != 0:
+            raise ChildFailed(self.child, f"was drained and ended with {self.child.exit_code}")
 
     def close(self) -> None:
         """End the process, whatever state it is in."""

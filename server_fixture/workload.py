@@ -24,6 +24,8 @@ from server_fixture.recorder import Place, Recorder, Tally
 
 ECHOES = "echoes"
 """The stream on which talkative subscribers say what they got."""
+QUIET = "quiet"
+"""A stream on which nothing comes."""
 RATE = 25.0
 """Messages a second of a publisher."""
 QUIESCE = 30.0
@@ -43,6 +45,19 @@ FAILOVER = resilient_ws.Failover(eject_after=2, ejection=0.25, max_ejection=1.0)
 FORGETFUL = attrs.evolve(RETRY, stop=tenacity.stop_after_attempt(1))
 
 
+def patience(timeout: float | None) -> resilient_ws.Keepalive:
+    """
+    Return how long a silent node is borne.
+
+    Args:
+        timeout: Seconds of silence after a ping, however few; None: as by default.
+    """
+    default = resilient_ws.Keepalive()
+    if timeout is None:
+        return default
+    return resilient_ws.Keepalive(timeout=timeout, min_timeout=min(timeout, default.min_timeout))
+
+
 @attrs.define(eq=False)
 class Participant:
     """
@@ -56,6 +71,7 @@ class Participant:
         follows: The streams it receives.
         echoes: Whether it says on another stream what it got.
         is_forgetful: Whether each connection is a session of its own that starts from now (the negative control).
+        keepalive: When it pings, and gives a silent node up.
     """
 
     urls: Sequence[str]
@@ -65,6 +81,7 @@ class Participant:
     follows: tuple[str, ...] = ()
     echoes: bool = False
     is_forgetful: bool = False
+    keepalive: resilient_ws.Keepalive = attrs.field(factory=resilient_ws.Keepalive)
     tally: Tally = attrs.field(init=False)
     error: BaseException | None = None
     stopping: threading.Event = attrs.field(factory=threading.Event)
@@ -210,6 +227,7 @@ class Participant:
             on_event=self._on_event,
             retry=FORGETFUL if self.is_forgetful else RETRY,
             failover=FAILOVER,
+            keepalive=self.keepalive,
             open_timeout=20.0,
         )
 
@@ -223,11 +241,11 @@ class Participant:
     def _on_event(self, event: events.Event) -> None:
         """Runs in the client's dispatcher."""
         if isinstance(event, events.Connected):
-            self.recorder.connected(self.tally, event.node)
+            self.recorder.connected(self.tally, event.node, event.conn)
         elif isinstance(event, events.Resumed):
             self.recorder.resumed(self.tally, event.node)
         elif isinstance(event, events.ConnectionEnded):
-            self.recorder.cut(self.tally)
+            self.recorder.cut(self.tally, event.conn, event.code, event.reason)
         elif isinstance(event, events.AcknowledgedLost):
             op = history.AcknowledgedLost(
                 self.process, time.monotonic(), event.producer, event.stream, event.first, event.last
@@ -245,12 +263,16 @@ class Workload:
         recorder: Takes what happens.
         sessions: How many; two of them publish, the others receive, every other one of those talks as well.
         is_forgetful: The negative control.
+        quiet: How many more there are that follow a stream on which nothing comes, so that they live by pings alone.
+        keepalive: As that of each :class:`Participant`.
     """
 
     cluster: Cluster
     recorder: Recorder
     sessions: int = 6
     is_forgetful: bool = False
+    quiet: int = 0
+    keepalive: resilient_ws.Keepalive = attrs.field(factory=resilient_ws.Keepalive)
     participants: list[Participant] = attrs.field(factory=list)
     feeds: tuple[str, ...] = attrs.field(init=False)
 
@@ -262,14 +284,24 @@ class Workload:
         for number in range(1, self.sessions - publishers + 1):
             kind = "talkative" if number % 2 else "silent"
             self._add(f"{kind}-{number}", follows=self.feeds, echoes=number % 2 == 1)
+        for number in range(1, self.quiet + 1):
+            self._add(f"quiet-{number}", follows=(QUIET,))
         for number, feed in enumerate(self.feeds, 1):
             self._add(f"publisher-{number}", publishes=feed)
 
     def _add(
         self, process: str, *, publishes: str | None = None, follows: tuple[str, ...] = (), echoes: bool = False
     ) -> None:
-        urls, recorder = self.cluster.urls, self.recorder
-        one = Participant(urls, recorder, process, publishes, follows, echoes, is_forgetful=self.is_forgetful)
+        one = Participant(
+            self.cluster.urls,
+            self.recorder,
+            process,
+            publishes,
+            follows,
+            echoes,
+            is_forgetful=self.is_forgetful,
+            keepalive=self.keepalive,
+        )
         self.participants.append(one)
 
     def start(self) -> None:

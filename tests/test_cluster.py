@@ -12,6 +12,7 @@ import time
 import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import websocket
@@ -208,6 +209,47 @@ def test_node_that_cannot_start_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ChildFailed, match=r"exit code 1(.|\n)*'nowhere:nothing' cannot be found"), cluster:
         pass
     assert (tmp_path / "node-1.log").exists()
+
+
+@pytest.mark.parametrize("balancer", [None, "embedded"])
+def test_links_stand_before_the_nodes(balancer: Literal["embedded"] | None) -> None:
+    """Who dials a cluster with links comes through them, with a balancer too; they outlive their nodes."""
+    with Cluster(1, backplane="memory", links=True, balancer=balancer) as cluster:
+        urls, (link,) = cluster.urls, cluster.links
+        assert link.port != cluster.nodes[0].port
+        with connected(urls[0]) as peer:
+            peer.hello()
+            assert [carried.is_over for carried in link.carried] == [False]
+            link.reset_all()
+            assert link.wait_for(lambda link: link.carried[0].is_over)
+        cluster.nodes[0].restart()
+        assert cluster.urls == urls
+        with connected(urls[0]) as peer:
+            peer.hello()
+        assert len(link.carried) == 2
+
+
+def test_cluster_without_links_says_so() -> None:
+    """Asking for links that nobody asked to have is an error that says what to do."""
+    with Cluster(1, backplane="memory") as cluster, pytest.raises(RuntimeError, match=r"use Cluster\(links=True\)"):
+        cluster.links  # noqa: B018
+
+
+def test_nodes_are_asked_by_the_way_of_connections() -> None:
+    """Every node that serves answers; one that is stopped, cut off or down is named, with what happens instead."""
+    with Cluster(2, links=True) as cluster:
+        one, two = cluster.nodes
+        assert cluster.silent() == []
+        one.pause()
+        assert [said.split(":")[0] for said in cluster.silent(0.3)] == ["node-1 gives no answer"]
+        one.resume()
+        two.door.stall_all()
+        assert [said.split(":")[0] for said in cluster.silent(0.3)] == ["node-2 gives no answer"]
+        two.door.heal_all()
+        one.kill()
+        assert [said.split(":")[0] for said in cluster.silent(0.3)] == ["node-1 gives no answer"]
+        one.restart()
+        assert cluster.silent() == []
 
 
 @pytest.mark.parametrize(("nodes", "backplane"), [(0, "redis"), (2, "memory")])

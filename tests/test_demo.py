@@ -15,42 +15,48 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 
 from server_fixture import checker, second_checker
-from server_fixture.chaos import Kill
-from server_fixture.demo import Options, Run, judge
+from server_fixture.chaos import Nemesis, Strike
+from server_fixture.demo import Options, Run, judge, load_and_heal
 from server_fixture.display import Lines, verdict_lines
+from server_fixture.faults import CHOICES
 from server_fixture.history import Deliver, Effect, FinalRead
 from server_fixture.recorder import Recorder, Tally
 
 KEYS = [
-    "nodes", "sessions", "seed", "kills", "reconnects", "resumed", "sent", "delivered", "per_direction", "lost",
-    "duplicated", "reordered", "phantom", "unreported_gaps", "recovery_ms", "recovery_to_message_ms", "verdict",
+    "nodes", "sessions", "seed", "kills", "faults", "reconnects", "resumed", "sent", "delivered", "per_direction",
+    "lost", "duplicated", "reordered", "phantom", "unreported_gaps", "recovery_ms", "recovery_to_message_ms", "verdict",
 ]  # fmt: skip
 
 
-def faultless(messages: int = 60) -> tuple[Run, list[FinalRead]]:
-    """Record a run of one publisher and one subscriber in which everything went well, kill and resume included."""
+def faultless(messages: int = 60, fault: str = "kill") -> tuple[Run, list[FinalRead]]:
+    """Record a run of one publisher and one subscriber in which everything went well, faults and resumes included."""
+    options = Options(seed=7, seconds=10.0, fault=fault, fault_every=1.0)
+    kinds = options.choice.kinds
+    strikes = [Strike(float(number), ("node-1",), 1, kinds[number % len(kinds)]) for number in range(10)]
     recorder = Recorder(lambda: 0.0)
     publisher = recorder.joins("publisher", sends=True, receives=False)
     subscriber = recorder.joins("subscriber", sends=False, receives=True)
     for tally in (publisher, subscriber):
         recorder.connected(tally, "node-1")
-        recorder.kill(Kill(0.0, ("node-1",), 1))
-        recorder.cut(tally)
-        recorder.connected(tally, "node-2")
-        recorder.resumed(tally, "node-2")
+        for strike in strikes:
+            recorder.struck(attrs.evolve(strike, time=0.0, nodes=(tally.node or "",)))
+            recorder.cut(tally)
+            recorder.connected(tally, "node-2")
+            recorder.resumed(tally, "node-2")
     recorder.subscribed(subscriber, "feed", "e", 0)
     for number in range(1, messages + 1):
         recorder.sent(publisher, "p", "feed", number, f"m{number}")
         recorder.resolved(publisher, "p", "feed", number, "ok", None)
         recorder.delivered(subscriber, "feed", "e", number, f"m{number}")
     effects = tuple(Effect(number, f"text:m{number}", "p", number) for number in range(1, messages + 1))
-    kills = [Kill(float(number), ("node-1",), 1) for number in range(10)]
-    options = Options(seed=7, seconds=10.0, kill_every=1.0)
-    parts = {"nemesis": SimpleNamespace(kills=kills), "workload": SimpleNamespace(feeds=("feed",))}
-    cluster = SimpleNamespace(nodes=[SimpleNamespace(name="node-1", is_serving=True)])
+    cluster = SimpleNamespace(nodes=[SimpleNamespace(name="node-1", is_alive=True, is_serving=True)])
+    nemesis = Nemesis(cluster, recorder.record, 7)
+    nemesis.strikes += strikes
+    parts = {"nemesis": nemesis, "workload": SimpleNamespace(feeds=("feed",))}
     run = Run(options, recorder=recorder, cluster=cluster, started_at=0.0, **parts)  # type: ignore[arg-type]
     return run, [FinalRead(0.0, "feed", "e", 1, effects)]
 
@@ -113,11 +119,15 @@ def test_checkers_that_disagree_are_an_anomaly(blind: Any, monkeypatch: pytest.M
 
 
 def few_kills(run: Run) -> None:
-    del run.nemesis.kills[5:]
+    del run.nemesis.strikes[5:]
 
 
 def never_cut(run: Run) -> None:
     tally_of(run, "publisher").cuts = 0
+
+
+def none_recovered(run: Run) -> None:
+    run.recorder.recoveries.clear()
 
 
 def none_resumed(run: Run) -> None:
@@ -127,7 +137,12 @@ def none_resumed(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
-    [(few_kills, "5 kills of about 10"), (never_cut, "publisher was never cut"), (none_resumed, "no session resumed")],
+    [
+        (few_kills, "5 kills of about 10"),
+        (never_cut, "publisher was never cut"),
+        (none_resumed, "no session resumed"),
+        (none_recovered, "no session had to recover from a kill, of which there were 10"),
+    ],
 )
 def test_easy_run_is_inconclusive(spoil: Callable[[Run], None], said: str) -> None:
     """A run that was not hard enough exits 2 and says why."""
@@ -136,6 +151,47 @@ def test_easy_run_is_inconclusive(spoil: Callable[[Run], None], said: str) -> No
     outcome = judge(run, [], reads)
     assert (outcome.verdict, outcome.exit_code) == ("inconclusive", 2)
     assert said in outcome.reasons
+
+
+@pytest.mark.parametrize("kind", CHOICES["mixed"].kinds)
+def test_fault_that_did_nothing_is_inconclusive(kind: str) -> None:
+    """Each kind that was asked for has to come, and to cost somebody his connection; which one did not is said."""
+    run, reads = faultless(fault="mixed")
+    assert judge(run, [], reads).exit_code == 0
+    run.recorder.recoveries = [recovery for recovery in run.recorder.recoveries if recovery.kind != kind]
+    outcome = judge(run, [], reads)
+    assert outcome.exit_code == 2
+    assert outcome.reasons == (
+        f"no session had to recover from a {kind}, of which there were {run.nemesis.count(kind)}",
+    )
+    run.nemesis.strikes[:] = [strike for strike in run.nemesis.strikes if strike.kind != kind]
+    assert f"there was no {kind}" in judge(run, [], reads).reasons
+
+
+def test_report_counts_faults_by_kind() -> None:
+    """The numbers have how often each kind came and how many recoveries it cost, and so have the last lines."""
+    run, reads = faultless(fault="mixed")
+    outcome = judge(run, [], reads)
+    assert outcome.report["kills"] == 2
+    assert {kind: found["count"] for kind, found in outcome.report["faults"].items()} == {
+        "kill": 2, "drain": 2, "pause": 2, "cut": 2, "reset": 1, "stall": 1,
+    }  # fmt: skip
+    assert outcome.report["faults"]["reset"]["recoveries"] == 2
+    assert outcome.report["faults"]["reset"]["recovery_ms"] == {"p50": 0.0, "p99": 0.0, "max": 0.0}
+    lines = verdict_lines(outcome, "again", None)
+    assert lines[0].startswith("2 kills, 2 drains, 2 pauses, 2 cuts, 1 resets, 1 stalls, ")
+    assert "  from stall (2 recoveries): p50 0 ms, p99 0 ms, max 0 ms" in lines
+
+
+def test_node_that_was_never_healed_is_an_anomaly() -> None:
+    """Who gives no answer when everything is undone is a reason of its own, before what is missing."""
+    run, _ = faultless(fault="pause")
+    nobody = SimpleNamespace(start=lambda: None, failures=list, quiesce=list, is_forgetful=False, feeds=("feed",))
+    run.workload = nobody  # type: ignore[assignment]
+    run.nemesis = SimpleNamespace(start=lambda: None, stop=lambda: None, error=None)  # type: ignore[assignment]
+    run.options = attrs.evolve(run.options, seconds=0.001)
+    run.cluster = SimpleNamespace(silent=lambda: ["node-2 gives no answer: timed out"])  # type: ignore[assignment]
+    assert load_and_heal(run, lambda run: None) == ["node-2 gives no answer: timed out"]
 
 
 def test_short_run_is_inconclusive() -> None:
@@ -167,6 +223,7 @@ def test_anomaly_tells_how_to_run_it_again() -> None:
     )
     assert lines[-1] == "logs and history: /kept"
     assert "--no-replay" in Options(seed=1, replay=False).command
+    assert "--fault mixed --fault-every 1.5 --seed 1" in Options(seed=1, fault="mixed").command
 
 
 def test_plain_lines_come_once_a_second_or_with_a_new_phase() -> None:
@@ -179,6 +236,31 @@ def test_plain_lines_come_once_a_second_or_with_a_new_phase() -> None:
     run.phase = "heal"
     lines.show(run)
     assert [line.split()[2] for line in written.getvalue().splitlines()] == ["load", "heal"]
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "shown"),
+    [
+        ((True, True, False), None, "serving"),
+        ((True, True, False), "stall", "stalled"),
+        ((True, True, False), "cut", "serving"),
+        ((True, False, False), "pause", "paused"),
+        ((True, False, True), "drain", "draining"),
+        ((True, False, False), "kill", "starting"),
+        ((False, False, False), "kill", "down"),
+    ],
+)
+def test_line_says_how_a_node_is(state: tuple[bool, bool, bool], kind: str | None, shown: str) -> None:
+    """A fault that is in force is shown by its name where the process itself does not show it."""
+    run, _ = faultless()
+    is_alive, is_serving, is_draining = state
+    node = SimpleNamespace(name="node-1", is_alive=is_alive, is_serving=is_serving, is_draining=is_draining)
+    in_force = {} if kind is None else {"node-1": kind}
+    run.nemesis = SimpleNamespace(in_force=in_force, count=lambda kind: 0)  # type: ignore[assignment]
+    run.cluster = SimpleNamespace(nodes=[node])  # type: ignore[assignment]
+    written = io.StringIO()
+    Lines(written).show(run)
+    assert f" node-1:{shown} " in written.getvalue()
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
@@ -199,11 +281,25 @@ def test_demo_loses_nothing(tmp_path: Path) -> None:
     assert status == 0, said
     assert list(report) == KEYS
     assert (report["verdict"], report["lost"], report["duplicated"], report["reordered"]) == ("ok", 0, 0, 0)
-    assert report["kills"] >= 8
+    assert report["kills"] == report["faults"]["kill"]["count"] >= 8
     assert report["resumed"] >= 6
     assert report["recovery_ms"]["p50"] > 0
     assert said.splitlines()[-1] == "verdict: ok (seed 11)"
     assert "a second checker agrees" in said.splitlines()
+
+
+@pytest.mark.demo
+@pytest.mark.parametrize("fault", ["pause", "cut", "drain", "mixed"])
+def test_demo_survives_every_fault(tmp_path: Path, fault: str) -> None:
+    """Nothing is lost and nobody is left behind, whatever is done to the nodes and what is between."""
+    flags = ("--seconds", "16", "--fault", fault, "--seed", "5", "--sessions", "8")
+    status, report, said = demo(tmp_path, *flags)
+    assert report["verdict"] != "anomaly", said
+    assert status in (0, 2), said
+    assert (report["lost"], report["duplicated"], report["reordered"]) == (0, 0, 0)
+    assert list(report["faults"]) == list(CHOICES[fault].kinds)
+    assert sum(found["recoveries"] for found in report["faults"].values()) > 0
+    assert f"--fault {fault} --fault-every {CHOICES[fault].every:g} --seed 5" in said
 
 
 @pytest.mark.demo
@@ -293,7 +389,8 @@ def test_terminal_gets_a_table() -> None:
     [
         (["demo", "--sessions", "2"], "'sessions' must be >= 3"),
         (["demo", "--nodes", "0"], "'nodes' must be >= 1"),
-        (["demo", "--kill-every", "0"], "'kill_every' must be > 0"),
+        (["demo", "--kill-every", "0"], "'fault_every' must be > 0"),
+        (["demo", "--fault", "meteor"], "invalid choice: 'meteor'"),
         (["demo", "--seconds", "-1"], "'seconds' must be > 0"),
         (["demo", "--nodes", "many"], "invalid int value"),
         ([], "command"),

@@ -19,6 +19,7 @@ from resilient_ws import config, events, exceptions, instrumentation, state
 GUIDE = ROOT / "docs" / "guide.md"
 GUARANTEES = ROOT / "docs" / "guarantees.md"
 DESIGN = ROOT / "docs" / "design.md"
+PROOF = ROOT / "docs" / "proof.md"
 ERRORS = [found for found in vars(exceptions).values() if inspect.isclass(found)]
 GROUPS = (config.Retry, config.Budget, config.Failover, config.Keepalive, config.Outbox, config.Inbox, config.Wire)
 
@@ -99,6 +100,15 @@ def test_table_of_floors_is_complete() -> None:
     """The design has every module of the client on one floor."""
     said = [name for _, modules, _ in rows(DESIGN, "floor") for name in modules.split()]
     assert sorted(said) == sorted(module.name for module in pkgutil.iter_modules(resilient_ws.__path__))
+
+
+def test_tables_of_faults_are_true() -> None:
+    """The page on proofs has what the demonstration can be asked for, how often it comes, and every kind."""
+    from server_fixture.faults import CHOICES
+
+    said = {name.strip("`"): (float(every), tuple(kinds.split(", "))) for name, every, kinds in rows(PROOF, "fault")}
+    assert said == {name: (choice.every, choice.kinds) for name, choice in CHOICES.items()}
+    assert {kind for kind, *_ in rows(PROOF, "kind")} == {kind for choice in CHOICES.values() for kind in choice.kinds}
 
 
 def test_proofs_exist() -> None:

@@ -258,7 +258,7 @@ def test_publisher_leaves_the_rest_to_its_next_run(cluster: Cluster, tmp_path: P
 def test_publisher_is_killed_and_restarted_while_nodes_are_killed(cluster: Cluster, tmp_path: Path) -> None:
     """Under the demo's nemesis: each reading that was called safe is in the stream once, one run after the other."""
     arguments = publishing(cluster, "device", tmp_path / "db", "--interval", "0.01")
-    nemesis = Nemesis(cluster, lambda op: None, seed=4, kill_every=1.0)
+    nemesis = Nemesis(cluster, lambda op: None, seed=4, fault_every=1.0)
     nemesis.start()
     safe: list[tuple[str, int]] = []
     try:
@@ -271,7 +271,7 @@ def test_publisher_is_killed_and_restarted_while_nodes_are_killed(cluster: Clust
         out = result(process)
     assert "10 sent, 10 confirmed, 0 dropped, 0 failed" in out
     assert re.search(r"^[1-9]\d* readings of earlier runs wait", out)
-    assert len(nemesis.kills) >= 4
+    assert len(nemesis.strikes) >= 4
     stream = stored_readings(cluster, "device")
     assert faults_of(safe, stream) == []
     assert len({run for run, _ in stream}) == 9

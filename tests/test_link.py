@@ -113,6 +113,38 @@ def test_stall_holds_and_heal_loses_nothing(proxy: Proxy, target: Target) -> Non
     assert read_exactly(server, 6) == b"during"
 
 
+def test_stall_of_all_takes_those_to_come_too(proxy: Proxy, target: Target) -> None:
+    """A connection that is made while everything is stalled carries nothing either, until everything is healed."""
+    client, server, _ = connected(proxy, target)
+    proxy.stall_all()
+    later, its_server, _ = connected(proxy, target)
+    client.sendall(b"first")
+    later.sendall(b"later")
+    assert is_silent(server)
+    assert is_silent(its_server)
+    proxy.heal_all()
+    assert read_exactly(server, 5) == b"first"
+    assert read_exactly(its_server, 5) == b"later"
+    last, its_server, _ = connected(proxy, target)
+    last.sendall(b"last")
+    assert read_exactly(its_server, 4) == b"last"
+
+
+def test_retarget_takes_new_connections_elsewhere(proxy: Proxy, target: Target) -> None:
+    """What is carried stays where it is; what comes from now on goes to the other target."""
+    client, server, _ = connected(proxy, target)
+    other = Target()
+    proxy.retarget("127.0.0.1", other.port)
+    target.peers.append(other.listener)
+    later, its_server, _ = connected(proxy, other)
+    later.sendall(b"later")
+    assert read_exactly(its_server, 5) == b"later"
+    its_server.close()
+    client.sendall(b"first")
+    assert read_exactly(server, 5) == b"first"
+    later.close()
+
+
 def test_stall_is_back_pressure(proxy: Proxy, target: Target) -> None:
     """A sender into a stalled link blocks once the buffers are full, instead of filling the proxy's memory."""
     client, server, carried = connected(proxy, target)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from server_fixture.chaos import Kill
+from server_fixture.chaos import Strike
 from server_fixture.history import Deliver, GapReported, Receipt, Reconnected, Resumed, Send, Subscribed
-from server_fixture.recorder import Recorder, Spread, Tally
+from server_fixture.recorder import Ending, Recorder, Spread, Struck, Tally
 
 
 @attrs.define
@@ -44,7 +44,7 @@ def test_recovery_is_from_the_kill_to_resumed_and_to_the_first_message(
     recorder: Recorder, clock: Clock, tally: Tally
 ) -> None:
     """Both are measured from the SIGKILL; what the inbox still held does not count as the first message."""
-    recorder.kill(Kill(1.0, ("a",), 2))
+    recorder.struck(Strike(1.0, ("a",), 2))
     recorder.cut(tally)
     clock.now = 1.1
     recorder.delivered(tally, "s", "e", 1, "still in the inbox")
@@ -61,7 +61,7 @@ def test_recovery_is_from_the_kill_to_resumed_and_to_the_first_message(
 
 def test_session_elsewhere_is_not_struck(recorder: Recorder, clock: Clock, tally: Tally) -> None:
     """A kill of a node without the session measures nothing of it."""
-    recorder.kill(Kill(1.0, ("b",), 2))
+    recorder.struck(Strike(1.0, ("b",), 2))
     recorder.resumed(tally, "a")
     recorder.delivered(tally, "s", "e", 1, "x")
     assert (recorder.recoveries, recorder.to_message) == ([], [])
@@ -69,9 +69,9 @@ def test_session_elsewhere_is_not_struck(recorder: Recorder, clock: Clock, tally
 
 def test_recovery_without_a_node_left_is_counted_apart(recorder: Recorder, clock: Clock, tally: Tally) -> None:
     """A session whose node was killed, and then every other one before it resumed, is apart, from the first kill on."""
-    recorder.kill(Kill(1.0, ("a",), 1))
+    recorder.struck(Strike(1.0, ("a",), 1))
     recorder.cut(tally)
-    recorder.kill(Kill(2.0, ("b", "c"), 0))
+    recorder.struck(Strike(2.0, ("b", "c"), 0))
     clock.now = 5.0
     recorder.resumed(tally, "b")
     recorder.delivered(tally, "s", "e", 1, "x")
@@ -84,8 +84,8 @@ def test_publisher_waits_for_no_message(recorder: Recorder, clock: Clock) -> Non
     """A session that receives nothing has a recovery and no first message."""
     one = recorder.joins("publisher", sends=True, receives=False)
     recorder.connected(one, "a")
-    recorder.kill(Kill(1.0, ("a",), 1))
-    assert one.struck == (1.0, True)
+    recorder.struck(Strike(1.0, ("a",), 1))
+    assert one.struck == Struck(1.0, "kill", True)
     assert one.unheard is None
 
 
@@ -94,6 +94,59 @@ def test_failed_attempts_are_no_cuts(recorder: Recorder, tally: Tally) -> None:
     recorder.cut(tally)
     recorder.cut(tally)
     assert tally.cuts == 1
+
+
+def test_end_of_an_older_connection_is_no_cut(recorder: Recorder, tally: Tally) -> None:
+    """A session that has moved to another node is there, whenever the connection that it left ends."""
+    recorder.struck(Strike(1.0, ("a",), 2, "drain"))
+    recorder.connected(tally, "b", 2)
+    recorder.resumed(tally, "b")
+    recorder.cut(tally, 0)
+    assert (tally.node, tally.cuts, tally.reconnects) == ("b", 1, 1)
+    assert [recovery.kind for recovery in recorder.recoveries] == ["drain"]
+    recorder.cut(tally, 2)
+    assert (tally.node, tally.cuts) == (None, 2)
+
+
+def test_fault_that_was_sat_out_needs_no_recovery(recorder: Recorder, clock: Clock, tally: Tally) -> None:
+    """Who is still on the node when a pause ends is not struck; a later loss of that connection is another matter."""
+    recorder.struck(Strike(1.0, ("a",), 2, "pause"))
+    recorder.passed("pause", "b")
+    assert tally.struck == Struck(1.0, "pause", True)
+    recorder.passed("pause", "a")
+    assert [tally.struck, tally.unheard] == [None, None]
+    clock.now = 9.0
+    recorder.cut(tally)
+    recorder.connected(tally, "b")
+    recorder.resumed(tally, "b")
+    assert recorder.recoveries == []
+
+
+def test_who_left_before_the_fault_was_over_recovered_from_it(recorder: Recorder, clock: Clock, tally: Tally) -> None:
+    """Recoveries are counted by kind, and one that is under way is not ended by the end of its fault."""
+    recorder.struck(Strike(1.0, ("a",), 2, "stall"))
+    recorder.cut(tally)
+    recorder.passed("stall", "a")
+    clock.now = 3.0
+    recorder.connected(tally, "b")
+    recorder.resumed(tally, "b")
+    assert recorder.spread(recorder.recovered("stall")) == Spread(1, 2000.0, 2000.0, 2000.0)
+    assert recorder.recovered("pause") == []
+
+
+def test_ends_are_kept_with_their_reasons(recorder: Recorder, clock: Clock, tally: Tally) -> None:
+    """Of each connection that a session had it is known where and when it ended, and why; of mere attempts nothing."""
+    clock.now = 4.0
+    recorder.cut(tally, 0, 1006, "keepalive timeout")
+    recorder.cut(tally, 1, 0, "refused")
+    assert recorder.endings == [Ending("one", "a", 4.0, 1006, "keepalive timeout")]
+
+
+def test_where_somebody_is(recorder: Recorder, tally: Tally) -> None:
+    """A node is peopled while a session is connected to it."""
+    assert (recorder.is_peopled("a"), recorder.is_peopled("b")) == (True, False)
+    recorder.cut(tally)
+    assert not recorder.is_peopled("a")
 
 
 def test_ops_are_recorded_in_order(recorder: Recorder, clock: Clock, tally: Tally) -> None:
