@@ -128,6 +128,8 @@ class Failover:
         max_ejection: Its ceiling.
         affinity: Whether cookies that a balancer sets are sent back to it, so that a reconnect reaches the node that
             served before; they are forgotten where that node does not serve any more.
+        standby: Whether a second connection stands by on another node, accepted and kept alive: when the first one
+            dies the session goes on after one round trip. It costs the servers a connection more for each Client.
     """
 
     stagger: float | None = attrs.field(default=0.25, validator=_positive_or_none)
@@ -135,6 +137,7 @@ class Failover:
     ejection: float = attrs.field(default=5.0, validator=_positive)
     max_ejection: float = attrs.field(default=60.0, validator=_positive)
     affinity: bool = attrs.field(default=True, validator=_one_of(True, False))
+    standby: bool = attrs.field(default=False, validator=_one_of(True, False))
 
 
 @attrs.frozen(kw_only=True)

@@ -61,6 +61,7 @@ class Connection:
         pongs: Answers to pings given to the shell since then.
         late_ping: The newest ping that has no answer yet because there are many of them.
         progressed: Something was acked or answered after the welcome.
+        is_leaving: Its node has asked its clients to leave.
         held_back: What waits until the journal has the token that came with the welcome (rule 16); None: nothing does.
     """
 
@@ -85,6 +86,7 @@ class Connection:
     pongs: int = 0
     late_ping: Ping | None = None
     progressed: bool = False
+    is_leaving: bool = False
     held_back: list[Batch | Frame] | None = None
     notice: Error | None = None
     acked: dict[str, tuple[str, int]] = attrs.field(factory=dict)

@@ -117,6 +117,8 @@ class Conversation:
         self.pool = EndpointPool(urls, settings.failover, rng, settings.retry.budget)
         self.tables = Tables(settings.retry.on_close, settings.retry.on_status, self._report_failed)
         self.backoff = Backoff(settings.retry, rng, len(self.pool.urls))
+        self.successors = Backoff(settings.retry, rng, len(self.pool.urls))
+        self.spares = Backoff(settings.retry, rng, len(self.pool.urls))
         self.ledger = None if restored is None else Ledger(restored.welcomes)
         self.outbox = Unacked(settings.outbox, producer, self.ledger)
         self.inbox = Arrivals(settings.inbox, report_gaps=report_gaps, ledger=self.ledger)
@@ -127,6 +129,7 @@ class Conversation:
         self.advice: frames.KeepaliveAdvice | None = None
         self.dial_at: float | None = None
         self.hedge_at: float | None = None
+        self.spare_at: float | None = None
         self.ack_at: float | None = None
         self.foreign_at: float | None = None
         self.violations = self.too_big = 0
@@ -157,7 +160,12 @@ class Conversation:
         self.pool.dialled(url, now)
         self.actions.append(Dial(self.numbers, url, timeout, is_fresh))
         self.events.append(events.Connecting(conn=self.numbers, endpoint=shown(url), attempt=self.backoff.failures + 1))
-        if role in (Role.PRIMARY, Role.CANDIDATE) and Role.CANDIDATE in self.settings.roles:
+        if role in (Role.PRIMARY, Role.CANDIDATE):
+            self.hedge_soon(now)
+
+    def hedge_soon(self, now: float) -> None:
+        """Dial beside what is on its way to a welcome, if none is there in time."""
+        if Role.CANDIDATE in self.settings.roles:
             self.hedge_at = now + self.settings.hedge_delay
 
     def hedge(self, now: float) -> None:
@@ -291,7 +299,7 @@ class Conversation:
         self.error = error
         for connection in list(self.connections.values()):
             self.shut(connection, 1000, "")
-        self.dial_at = self.hedge_at = self.ack_at = None
+        self.dial_at = self.hedge_at = self.ack_at = self.spare_at = None
         self.outbox.abandon()
         self.events.append(events.Ended(error="" if error is None else str(error)))
 

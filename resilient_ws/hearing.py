@@ -17,9 +17,10 @@ from resilient_ws.exceptions import Gap, Rejected, RemoteProtocolError, SessionL
 from resilient_ws.frames import Batch, Frame
 from resilient_ws.inbox import Arrival
 from resilient_ws.liveness import Liveness
-from resilient_ws.losing import is_contested, promote, resume
+from resilient_ws.losing import is_contested, resume
 from resilient_ws.records import Identity, SessionOver, Welcomed
 from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, next_session_state
+from resilient_ws.succession import failed, is_misled, leave, plan_first_spare, promote, turn_back
 from resilient_ws.welcome import check_welcome, settle
 
 DEFAULT_INTERVAL = 20.0
@@ -92,8 +93,7 @@ def become_primary(core: Conversation, connection: Connection, welcome: frames.W
     core.counts["connects"] += 1
     core.endpoint_works(connection.url, now)
     core.state = next_session_state(core.state, SessionInput.WELCOMED)
-    if Role.STANDBY in core.settings.roles and not any(c.role is Role.STANDBY for c in core.connections.values()):
-        core.dial(now, Role.STANDBY)
+    plan_first_spare(core, now)
 
 
 def _liveness(core: Conversation, connection: Connection, now: float) -> Liveness:
@@ -160,10 +160,14 @@ def repair_subscriptions(core: Conversation, connection: Connection, hello: fram
 def on_standing(core: Conversation, connection: Connection, frame: frames.Standing, now: float) -> None:
     if connection.hello is None or not connection.hello.standby:
         raise RemoteProtocolError("the server answered `standing` to an ordinary hello", code=4400)
+    if is_misled(core, connection, frame.node):
+        turn_back(core, connection, now)
+        return
     connection.step(ConnectionInput.STANDING)
-    connection.deadline = None
+    connection.deadline, connection.opened_at = None, now
     connection.node = frame.node
     connection.liveness = _liveness(core, connection, now)
+    core.endpoint_works(connection.url, now)
     promote(core, now)
 
 
@@ -274,8 +278,11 @@ def on_drain(core: Conversation, connection: Connection, frame: frames.Drain, no
     core.events.append(events.DrainNoticed(conn=connection.number, within=frame.within))
     connection.spread = frame.spread
     core.pool.unpin(connection.url)
-    if Role.SUCCESSOR in core.settings.roles and connection is core.primary and not core.is_racing():
-        core.plan(core.rng.uniform(0.0, min(frame.jitter, frame.within)), now)
+    if connection is core.primary:
+        leave(core, connection, frame, now)
+    elif connection.role is Role.STANDBY:
+        core.shut(connection, 1000, "")
+        failed(core, connection, now)
 
 
 def on_error(core: Conversation, connection: Connection, frame: frames.Error, now: float) -> None:

@@ -20,7 +20,8 @@ from resilient_ws.exceptions import (
     RemoteProtocolError,
     SessionTakenOver,
 )
-from resilient_ws.state import ConnectionInput, Phase, Role
+from resilient_ws.state import ConnectionInput, Phase
+from resilient_ws.succession import failed, promote
 from resilient_ws.treatments import Treatment, push_back, superseder
 
 FOREIGN_WINDOW = 60.0
@@ -60,6 +61,7 @@ def lose(core: Conversation, connection: Connection, error: Exception, now: floa
         core.pool.hold(connection.url, now + min(asked, core.settings.retry.max_retry_after))
     if core.primary is not None:  # a spare, or one on its way: the session goes on where it is
         core.next_hello(now)
+        failed(core, connection, now)
         return
     AFTER_LOSS[treatment(core, connection, error)](core, connection, error, now)
 
@@ -103,16 +105,6 @@ def retry_later(core: Conversation, connection: Connection, now: float) -> None:
         many = core.pool.has_other(connection.url, now)
         delay = 0.0 if many else core.rng.uniform(0.0, min(connection.spread, core.settings.retry.max_spread))
     core.plan(delay, now)
-
-
-def promote(core: Conversation, now: float) -> None:
-    """A standby becomes the one that says hello; others that are upgraded get their turn."""
-    if core.primary is None and not core.is_racing():
-        for spare in core.connections.values():
-            if spare.role is Role.STANDBY and spare.phase is Phase.UPGRADED:
-                spare.role = Role.PRIMARY
-                break
-    core.next_hello(now)
 
 
 def after_retry(core: Conversation, connection: Connection, error: Exception, now: float) -> None:

@@ -80,7 +80,13 @@ def make_session(arguments: Arguments, now: float, rng: Any, instance: str, rest
 
 
 def _roles(arguments: Arguments) -> frozenset[Role]:
-    return frozenset() if arguments.failover.stagger is None else frozenset({Role.CANDIDATE})
+    failover, can_resume = arguments.failover, arguments.dialect.capabilities.resume
+    wanted = {
+        Role.CANDIDATE: failover.stagger is not None,
+        Role.SUCCESSOR: can_resume,
+        Role.STANDBY: can_resume and failover.standby,
+    }
+    return frozenset(role for role, is_wanted in wanted.items() if is_wanted)
 
 
 def make_driver(

@@ -313,7 +313,7 @@ class Performer:
             dialling.discard(action.conn)
             if is_wanted and transport is not None:
                 self.connections.add(Wired(action.conn, transport, self.make_codec()))
-                self.session.connection_made(action.conn, now)
+                self.session.connection_made(action.conn, now, _node_of(transport))
             elif is_wanted:
                 self.session.connection_lost(action.conn, _dial_error(error), now)
         if transport is not None and not is_wanted:
@@ -336,6 +336,11 @@ class Performer:
             self.session.close(self.clock())
         self.connections.retire_all()
         self.nudge()
+
+
+def _node_of(transport: Transport) -> str:
+    """Return the node that the answer to the upgrade names, empty where it names none."""
+    return next((value for name, value in transport.headers if name == "resilient-node"), "")
 
 
 def _dial_error(error: BaseException | None) -> Exception:

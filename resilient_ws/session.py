@@ -26,6 +26,7 @@ from resilient_ws.losing import WAITING, check_connection, forgive_lateness, los
 from resilient_ws.records import Record, Restored, SessionOver
 from resilient_ws.sizes import size_of
 from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, SessionState, next_session_state
+from resilient_ws.succession import dial_spare, is_misled, succeed, turn_back
 
 _EXPIRY_GRAIN = 0.05
 
@@ -252,10 +253,13 @@ class Session:
 
     # -- inputs of connections -----------------------------------------------------------------------------------------
 
-    def connection_made(self, conn: int, now: float) -> None:
-        """The upgrade succeeded; the first one upgraded says hello (rule 6)."""
+    def connection_made(self, conn: int, now: float, node: str = "") -> None:
+        """The upgrade succeeded, at ``node`` where its answer named one; the first one upgraded says hello (rule 6)."""
         connection = self._core.connections.get(conn)
         if connection is None or connection.phase is not Phase.DIALLING:
+            return
+        if is_misled(self._core, connection, node):
+            turn_back(self._core, connection, now)
             return
         connection.step(ConnectionInput.MADE)
         self._core.next_hello(now)
@@ -313,7 +317,9 @@ class Session:
         if self._core.state is SessionState.ENDED:
             return
         if self._core.dial_at is not None and now >= self._core.dial_at:
-            self._core.dial(now, Role.PRIMARY if self._core.primary is None else Role.SUCCESSOR)
+            self._dial_due(now)
+        if self._core.spare_at is not None and now >= self._core.spare_at:
+            dial_spare(self._core, now)
         if self._core.hedge_at is not None and now >= self._core.hedge_at:
             self._core.hedge(now)
         self.hurry_if_due(now)
@@ -323,6 +329,12 @@ class Session:
         self._expire(now)
         if self._core.ledger is not None:
             self._core.ledger.check(now)
+
+    def _dial_due(self, now: float) -> None:
+        if self._core.primary is None:
+            self._core.dial(now)
+        else:
+            succeed(self._core, now)
 
     # -- outputs -------------------------------------------------------------------------------------------------------
 
@@ -349,7 +361,8 @@ class Session:
         if self._core.state is SessionState.ENDED:
             return None
         core = self._core
-        own = (core.dial_at, core.hedge_at, core.ack_at, core.gathering.until, self._expires_at(), self._persist_at())
+        planned = (core.dial_at, core.hedge_at, core.spare_at, core.ack_at, core.gathering.until)
+        own = (*planned, self._expires_at(), self._persist_at())
         due = [at for at in own if at is not None]
         for connection in core.connections.values():
             if connection.deadline is not None:

@@ -82,9 +82,9 @@ class ScriptedTransport:
         calls: Names of the ending calls that were made: ``close``, ``shut``, ``release``.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, headers: Sequence[tuple[str, str]] = ()) -> None:
         self.subprotocol: str | None = "resilient.v1"
-        self.headers: dict[str, list[str]] = {}
+        self.headers = list(headers)
         self.calls: list[str] = []
         self._sock = sock
         sock.setblocking(False)
@@ -288,10 +288,15 @@ class ScriptedDialer:
 
     Args:
         buffer: Size of the sockets' buffers in bytes, None: the system's.
+
+    Attributes:
+        dials: The URLs that were dialled.
+        headers: Headers of the answers to the upgrades to come, names in lower case.
     """
 
     def __init__(self, buffer: int | None = None) -> None:
         self._buffer = buffer
+        self.headers: list[tuple[str, str]] = []
         self._peers: queue.Queue[Peer] = queue.Queue()
         self._answers: deque[Exception | Callable[[Callable[[], bool]], None]] = deque()
         self._made: list[Peer] = []
@@ -315,7 +320,7 @@ class ScriptedDialer:
             for sock in (ours, theirs):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
-        transport = ScriptedTransport(ours)
+        transport = ScriptedTransport(ours, self.headers)
         peer = Peer(theirs, url, options, transport)
         with self._lock:
             self._made.append(peer)

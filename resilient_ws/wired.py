@@ -23,6 +23,9 @@ class Transport(Protocol):
     """What is driven: see ``transport.py``."""
 
     @property
+    def headers(self) -> Sequence[tuple[str, str]]: ...
+
+    @property
     def has_buffered(self) -> bool: ...
 
     @property
