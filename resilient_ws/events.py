@@ -157,6 +157,14 @@ class Resumed:
 
 
 @attrs.frozen(kw_only=True)
+class StandingBy:
+    """A spare connection was accepted by ``node`` (``Failover(standby=True)``)."""
+
+    conn: int
+    node: str
+
+
+@attrs.frozen(kw_only=True)
 class SessionReplaced:
     """The cluster no longer knew the session; a new one took its place (also raised as SessionLost by ``recv()``)."""
 
@@ -355,6 +363,7 @@ Event = Union[
     Connecting,
     Connected,
     Resumed,
+    StandingBy,
     SessionReplaced,
     ConnectionEnded,
     RetryScheduled,

@@ -168,6 +168,7 @@ def on_standing(core: Conversation, connection: Connection, frame: frames.Standi
     connection.node = frame.node
     connection.liveness = _liveness(core, connection, now)
     core.endpoint_works(connection.url, now)
+    core.events.append(events.StandingBy(conn=connection.number, node=frame.node))
     promote(core, now)
 
 

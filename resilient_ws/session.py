@@ -26,7 +26,7 @@ from resilient_ws.losing import WAITING, check_connection, forgive_lateness, los
 from resilient_ws.records import Record, Restored, SessionOver
 from resilient_ws.sizes import size_of
 from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, SessionState, next_session_state
-from resilient_ws.succession import dial_spare, is_misled, succeed, turn_back
+from resilient_ws.succession import dial_spare, is_misled, standing_by, succeed, turn_back
 
 _EXPIRY_GRAIN = 0.05
 
@@ -494,6 +494,7 @@ class Session:
             "state": self._core.state.value,
             "connected": self.connected,
             "node": "" if self._core.primary is None else self._core.primary.node,
+            "standby": standing_by(self._core),
             "failures": self._core.backoff.failures,
             "delivered": self._core.inbox.delivered,
             "duplicates_dropped": self._core.inbox.duplicates,

@@ -22,6 +22,12 @@ def spare_of(core: Conversation) -> Connection | None:
     return next((c for c in core.connections.values() if c.role is Role.STANDBY), None)
 
 
+def standing_by(core: Conversation) -> str:
+    """Return the node of the spare that is accepted, empty where there is none."""
+    spare = spare_of(core)
+    return spare.node if spare is not None and spare.opened_at is not None else ""
+
+
 def promote(core: Conversation, now: float) -> None:
     """A standby becomes the one that says hello; others that are upgraded get their turn."""
     spare = spare_of(core)

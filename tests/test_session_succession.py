@@ -148,7 +148,10 @@ def spared() -> Rig:
     rig.tick(1.0)
     hello = rig.made(2)
     assert (hello.standby, hello.streams, hello.session) == (True, (), "00s1")
+    assert rig.session.stats()["standby"] == ""
     rig.say(f.Standing(node="n2"), conn=2)
+    assert rig.told(e.StandingBy) == [e.StandingBy(conn=2, node="n2")]
+    assert rig.session.stats()["standby"] == "n2"
     return rig
 
 
