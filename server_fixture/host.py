@@ -39,7 +39,7 @@ class Guest(Protocol):
 
     def advised(self, settings: NodeSettings) -> None: ...
 
-    def drain(self, within: float) -> None: ...
+    def drain(self, within: float, jitter: float) -> None: ...
 
     def abort(self) -> None: ...
 
@@ -239,14 +239,17 @@ class Host:
         """
         Take nobody in any more, ask everybody to leave, and wait until they left or the time is over.
 
+        They are asked to leave one after the other, over the window in which the other nodes can take them.
+
         Args:
             within: Seconds that the clients get; who stays longer is closed 1012, after what he sent is acked.
         """
         self.is_draining = True
         _log.info("draining connections=%d within=%g", len(self.guests), within)
         self._empty.clear()
+        jitter = min(self._advising(self.sessions).spread, within / 2)
         for guest in list(self.guests):
-            guest.drain(within)
+            guest.drain(within, jitter)
         await self._announce()
         if self.guests:
             with contextlib.suppress(asyncio.TimeoutError):

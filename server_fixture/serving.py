@@ -8,6 +8,7 @@ Here live the order of writes, the timers and the back-pressure of one connectio
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -101,9 +102,9 @@ class Served:
         """Another window, or other nodes, are advised from now on."""
         self._tell(self._session.advised, settings)
 
-    def drain(self, within: float) -> None:
-        """Ask the client to leave."""
-        self._tell(self._session.drain, within)
+    def drain(self, within: float, jitter: float) -> None:
+        """Ask the client to leave, at once or some time in the window of ``jitter`` seconds."""
+        self._tell(functools.partial(self._session.drain, jitter=jitter), within)
 
     def abort(self) -> None:
         """End the connection without a word."""

@@ -244,6 +244,8 @@ class Device:
     def _check_dial(self, dial: Dial) -> None:
         """L2: an attempt goes elsewhere, if there is anything else, where others have failed or are on their way."""
         check_dial(self.session, dial, self.now)
+        if self.session.connected:
+            return  # a successor or a spare goes where the primary is not, as often as it has to
         last, times = self._dialled_last
         self._dialled_last = (dial.url, times + 1 if dial.url == last else 1)
         if self._dialled_last[1] > MOST_AT_ONE_ENDPOINT and len(self.nodes) > 1:
