@@ -213,7 +213,7 @@ class Host:
         """A connection is served from now on; one whose upgrade was under way when the drain began has to go."""
         self.guests.add(guest)
         if self.is_draining:
-            guest.drain(0.0)
+            guest.drain(0.0, 0.0)
 
     def welcomed(self, guest: Guest, session: str) -> None:
         """The connection belongs to this session: fences raised for it concern it."""
