@@ -19,8 +19,11 @@ from pathlib import Path
 import pytest
 
 import resilient_ws
+from resilient_ws.frames import Batch
 from server_fixture.chaos import Nemesis
 from server_fixture.cluster import Cluster
+from server_fixture.rude import Caller, RudeServer, accept_upgrade
+from tests.fault_server import Model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
@@ -205,6 +208,54 @@ def without_nodes(cluster: Cluster) -> Iterator[None]:
 def publishing(cluster: Cluster, stream: str, path: Path, *more: str) -> tuple[str, ...]:
     """Return the arguments of a publisher."""
     return ("--stream", stream, "--journal", str(path), "--flush", "60", *more, *cluster.urls)
+
+
+def test_worker_stops_when_it_is_told_to(cluster: Cluster, tmp_path: Path) -> None:
+    """It is told to stop again and again while nodes drain: each job has one result, in order."""
+    count, done, arguments = 200, 0, ("--journal", str(tmp_path / "worker.journal"), *cluster.urls)
+
+    def results() -> list[str]:
+        read = cluster.final_read("results")
+        return [] if read is None else [effect.payload for effect in read.messages]
+
+    with publisher(cluster, "jobs", count):
+        for number in (30, 90, count):
+            with example("graceful_shutdown.py", *arguments) as process:
+                wait_for(lambda number=number: len(results()) >= number, process)
+                node = cluster.nodes[number % 3]
+                node.drain(wait=False)
+                process.send_signal(signal.SIGTERM)
+                found = re.search(r"^(\d+) jobs done, every result is with the cluster$", result(process), re.MULTILINE)
+                assert found is not None
+                done += int(found[1])
+                assert len(results()) == done
+                node.child.wait(LONG)
+                node.restart()
+    assert results() == [f"text:message {number} is done" for number in range(1, count + 1)]
+
+
+def test_worker_that_cannot_finish_says_so(tmp_path: Path) -> None:
+    """Results that no server takes are in the journal when the grace is over, for the run that finds a server."""
+    model, has_result = Model("one"), threading.Event()
+
+    def mute(caller: Caller) -> None:
+        accept_upgrade(caller)
+        for item in model.enter(caller).heard():
+            if isinstance(item, Batch):
+                has_result.set()
+
+    arguments = ("--journal", str(tmp_path / "worker.journal"), "--grace", "0.3")
+    with RudeServer([mute]) as server, example("graceful_shutdown.py", *arguments, server.url) as process:
+        wait_for(has_result.is_set, process)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=LONG)
+        assert process.returncode == 1
+        assert err == "not every result is with the cluster yet: the rest is in the journal, for the next run\n"
+    with RudeServer(model.serve) as server, example("graceful_shutdown.py", *arguments, server.url) as process:
+        wait_for(lambda: model.received, process)
+        process.send_signal(signal.SIGTERM)
+        assert "0 jobs done" in result(process)
+    assert model.received == ["one is done"]
 
 
 def test_publisher_under_kills(cluster: Cluster, tmp_path: Path) -> None:
