@@ -201,6 +201,25 @@ class Cluster:
             if node.is_alive:
                 node.kill()
 
+    def rolling_restart(self, timeout: float = 60.0) -> None:
+        """
+        Restart every node that serves, one after the other, as a deploy does.
+
+        Each is drained, ended and started, and serves again before the next one leaves.
+
+        Args:
+            timeout: Seconds for each drain.
+
+        Raises:
+            TimeoutError: A node still drains.
+            ChildFailed: One did not end well, or did not get ready again.
+        """
+        for node in self.nodes:
+            if node.is_serving:
+                node.drain(timeout=timeout)
+                node.start()
+                node.wait_ready()
+
     def expect_alive(self) -> None:
         """
         Check that nothing ended a process but us.

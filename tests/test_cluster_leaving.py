@@ -6,6 +6,7 @@ import json
 import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, final
 
 import pytest
@@ -89,6 +90,29 @@ def test_a_drain_is_make_before_break(cluster: Cluster) -> None:
         ends = [event.code for event in seen._events if isinstance(event, events.ConnectionEnded)]
     assert set(ends) <= {4409}  # outranked by our own hello, in the moment before its welcome is read
     assert seen.count(events.RetryScheduled) == 1  # the successor's own dial
+
+
+def test_a_rolling_restart_is_not_noticed(cluster: Cluster) -> None:
+    """Every node is restarted under a consumer and a producer: each message once, in order, and no attempt in vain."""
+    seen = Seen()
+    with resilient_ws.connect(cluster.urls, subscribe={"feed": "earliest"}, stream="out", on_event=seen) as ws:
+        seen.wait(events.Connected)
+        pids = [node.child.pid for node in cluster.nodes]
+        with Publisher(cluster, "feed") as publisher, ThreadPoolExecutor(1) as pool:
+            restarted, taken = pool.submit(cluster.rolling_restart), []
+            while not restarted.done():
+                taken.append(ws.recv(SOON).data)
+                ws.send(taken[-1])
+            restarted.result()
+            count = publisher.stop()
+        taken += [ws.recv(SOON).data for _ in range(count - len(taken))]
+        ws.flush(SOON)
+    assert taken == [str(number) for number in range(1, count + 1)]
+    assert {node.child.pid for node in cluster.nodes}.isdisjoint(pids)
+    with seen._changed:
+        ends = [event for event in seen._events if isinstance(event, events.ConnectionEnded)]
+    assert {event.code for event in ends} <= {4409}
+    assert seen.count(events.Connected) >= 2
 
 
 def test_a_spare_takes_over_when_the_node_is_killed(cluster: Cluster) -> None:
