@@ -121,8 +121,10 @@ class RedisBackplane:
 
     async def _know_incarnation(self) -> None:
         async def read() -> bytes:
-            await self._client.set(INCARNATION, secrets.token_hex(16), nx=True)
             found = await self._client.get(INCARNATION)
+            if found is None:
+                await self._client.set(INCARNATION, secrets.token_hex(16), nx=True)
+                found = await self._client.get(INCARNATION)
             if not isinstance(found, bytes):
                 raise BackplaneError("the incarnation vanished while it was read; say hello again")
             return found
