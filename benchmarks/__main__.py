@@ -23,7 +23,7 @@ from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.players import PEERS, those_there
 from benchmarks.rows import Row, table, write_json
 
-TOGETHER = ("inbound", "outbound", "latency", "paced", "idle", "startup", "handover")
+TOGETHER = ("inbound", "outbound", "latency", "paced", "idle", "startup", "handover", "recovery")
 """Against other clients."""
 ALONE = ("journal", "stages", "threads")
 """With arguments of their own."""
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("names", nargs="+", metavar="NAME", help=f"any of {', '.join(TOGETHER)}")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     made.add_argument("--full", action="store_true", help="longer and with more cases, for the docs")
+    made.add_argument("--repetitions", type=int, metavar="N", help="of recovery: how often each loses its server")
     return made
 
 
@@ -73,14 +74,16 @@ def main(arguments: Sequence[str]) -> None:
     if missing:
         print(f"not installed, so not compared (pip install '.[bench]'): {', '.join(missing)}")
     plan = attrs.evolve(FULL if chosen.full else QUICK, peers=peers, tell=lambda rows: print(table(rows), flush=True))
+    plan = attrs.evolve(plan, repetitions=chosen.repetitions or plan.repetitions)
 
     def keep(rows: list[Row]) -> None:
         if chosen.json is not None:
             write_json(chosen.json, rows, missing)
 
     rows = run(chosen.names, plan, keep)
-    if chosen.full:
-        PICTURE.write_text(drawn(rows), "utf-8")
+    pictured = [row for row in rows if row.bench != "recovery"]
+    if chosen.full and pictured:
+        PICTURE.write_text(drawn(pictured), "utf-8")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class Plan:
         is_full: For the docs: more cases, and larger ones.
         peers: Against whom.
         counts: How many connections are idle at once.
+        repetitions: How often each loses its server.
         slowed: Seconds of CPU time that the session wastes on each message: for the test that a slow one shows.
         tell: Called with what was found, case by case.
     """
@@ -33,6 +34,7 @@ class Plan:
     is_full: bool = False
     peers: Sequence[Player] = PEERS
     counts: Sequence[int] = (1, 100, 1000)
+    repetitions: int = 20
     slowed: float = 0.0
     tell: Callable[[list[Row]], object] = lambda rows: None
 
@@ -48,6 +50,6 @@ class Plan:
 
 
 QUICK = Plan()
-FULL = Plan(seconds=0.25, rounds=7, is_full=True)
-TINY = Plan(seconds=0.002, rounds=2, counts=(1, 3))
+FULL = Plan(seconds=0.25, rounds=7, is_full=True, repetitions=200)
+TINY = Plan(seconds=0.002, rounds=2, counts=(1, 3), repetitions=1)
 """Shows that a bench works, and nothing about speed."""

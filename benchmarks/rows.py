@@ -13,6 +13,8 @@ import attrs
 
 RATE = "/s"
 """A unit that ends so is better when it is higher; every other unit is a cost, better when it is lower."""
+MEDIAN, TAIL = 0.5, 0.99
+"""Shares of the runs that a figure may be the bound of."""
 
 
 @attrs.frozen
@@ -28,6 +30,7 @@ class Row:
         peer: What it is compared with.
         unit: Of both sides' figures.
         runs: (ours, theirs) of each round, in turn.
+        share: Which percentile of the runs the figures are, of 1; the median unless said otherwise.
         ours: The median of ours.
         theirs: The median of theirs.
         ratio: Above 1 where ours is better, whatever the unit.
@@ -39,25 +42,36 @@ class Row:
     peer: str
     unit: str
     runs: list[tuple[float, float]]
+    share: float = MEDIAN
     ours: float = attrs.field(init=False)
     theirs: float = attrs.field(init=False)
     ratio: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        ours, theirs = (statistics.median(column) for column in zip(*self.runs, strict=True))
+        ours, theirs = (percentile(column, self.share) for column in zip(*self.runs, strict=True))
         ratio = ours / theirs if self.unit.endswith(RATE) else theirs / ours
         for name, value in (("ours", ours), ("theirs", theirs), ("ratio", ratio)):
             object.__setattr__(self, name, value)
 
 
+def percentile(column: Sequence[float], share: float) -> float:
+    """Return the median, or the figure that so large a share of the others is at most as high as."""
+    return statistics.median(column) if share == MEDIAN else sorted(column)[int(share * len(column))]
+
+
 def compared(
-    bench: str, case: str, unit: str, found: Mapping[str, Sequence[float]], subjects: Sequence[str]
+    bench: str,
+    case: str,
+    unit: str,
+    found: Mapping[str, Sequence[float]],
+    subjects: Sequence[str],
+    share: float = MEDIAN,
 ) -> list[Row]:
     """Return a row for each of ours (``subjects``) against each of the others; ``found`` has the rounds of each."""
     ours = [name for name in found if name in subjects]
     peers = [name for name in found if name not in subjects]
     return [
-        Row(bench, case, subject, peer, unit, list(zip(found[subject], found[peer], strict=True)))
+        Row(bench, case, subject, peer, unit, list(zip(found[subject], found[peer], strict=True)), share)
         for subject in ours
         for peer in peers
     ]
@@ -70,7 +84,8 @@ def table(rows: Sequence[Row]) -> str:
         mine = [row for row in rows if row.case == case]
         subjects = list(dict.fromkeys(row.subject for row in mine))
         told = ", ".join(f"{s} {next(row.ours for row in mine if row.subject == s):,.2f}" for s in subjects)
-        lines += ["", f"{mine[0].bench}: {case}, {mine[0].unit}, median of {len(mine[0].runs)}: {told}"]
+        figure = "median" if mine[0].share == MEDIAN else f"p{100 * mine[0].share:.0f}"
+        lines += ["", f"{mine[0].bench}: {case}, {mine[0].unit}, {figure} of {len(mine[0].runs)}: {told}"]
         lines.append(f"  {'peer':44} {'its':>10}" + "".join(f"{subject:>12}" for subject in subjects))
         for peer in dict.fromkeys(row.peer for row in mine):
             ratios = {row.subject: row for row in mine if row.peer == peer}

@@ -25,10 +25,10 @@ pytestmark = pytest.mark.cluster  # every player is a process, so this runs on o
 #: Libraries that every environment of the tests has.
 FEW = (PLAIN, SKIPPING, ENVELOPE, AIOHTTP)
 SLOW = attrs.evolve(TINY, peers=(SKIPPING, PLAIN), slowed=0.001)
-FIELDS = {"bench", "case", "subject", "peer", "ratio", "ours", "theirs", "unit", "runs"}
+FIELDS = {"bench", "case", "subject", "peer", "ratio", "ours", "theirs", "unit", "runs", "share"}
 
 
-@pytest.mark.parametrize("bench", dispatcher.TOGETHER)
+@pytest.mark.parametrize("bench", [name for name in dispatcher.TOGETHER if name != "recovery"])
 def test_every_row_is_whole(bench: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bench compares each subject with each peer in its cases; medians and ratio are those of the runs."""
     monkeypatch.setattr(dispatcher, "QUICK", TINY)
