@@ -101,9 +101,11 @@ def retry_later(core: Conversation, connection: Connection, now: float) -> None:
         core.end(gave_up, now)
         return
     delay = core.backoff.delay(now)
-    if fresh and was_open:
-        many = core.pool.has_other(connection.url, now)
-        delay = 0.0 if many else core.rng.uniform(0.0, min(connection.spread, core.settings.retry.max_spread))
+    many = core.pool.has_other(connection.url, now)
+    if was_open and many and (fresh or connection.progressed):
+        delay = 0.0  # what worked was lost, and another is known: the budget bounds how often
+    elif was_open and fresh:
+        delay = core.rng.uniform(0.0, min(connection.spread, core.settings.retry.max_spread))
     core.plan(delay, now)
 
 

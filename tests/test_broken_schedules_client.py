@@ -11,13 +11,14 @@ from unittest.mock import patch
 
 import attrs
 import pytest
+import tenacity
 from schedules.judging import Defect, only_with, replaced, require, require_sound
 from schedules.stage import Device, Stage
 
 from resilient_ws import events as e
 from resilient_ws import frames as f
 from resilient_ws import hearing, losing
-from resilient_ws.config import Inbox, Wire
+from resilient_ws.config import Inbox, Retry, Wire
 from resilient_ws.conversation import Conversation
 from resilient_ws.endpoints import EndpointPool
 from resilient_ws.exceptions import Gap, SessionTakenOver
@@ -142,9 +143,9 @@ def test_H13_outranked_by_its_own_late_hello_the_client_resumes() -> None:
 
     def schedule() -> None:
         stage = Stage(hello_timeout=60.0)
-        device = drained(stage, "up")
+        device = drained(stage, "up", retry=Retry(wait=tenacity.wait_fixed(60.0)))  # no other successor soon
         late = device.line
-        stage.advance(11.0)
+        stage.advance(10.2)
         assert late.hello() is not None
         assert late.conn not in device.lines
         stage.held_from_birth = ()

@@ -10,6 +10,7 @@ import tenacity
 from session_tools import Rig
 
 from resilient_ws import events as e
+from resilient_ws import frames as f
 from resilient_ws.config import Budget, Retry
 from resilient_ws.exceptions import AccessDenied, ConnectionLost, HandshakeRejected, NoEndpoint
 from resilient_ws.session import Role, SessionState
@@ -175,3 +176,26 @@ def test_a_budget_is_checked(settings: dict[str, object]) -> None:
     """A bucket without tokens would wait for ever."""
     with pytest.raises(ValueError, match=next(iter(settings))):
         Budget(**settings)  # type: ignore[arg-type]
+
+
+# -- the first attempt after a loss -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("urls", "progress", "delays"), [
+    (["ws://a", "ws://b"], True, [0.0, 0.0, 0.0]),
+    (["ws://a", "ws://b"], False, [0.0, 0.5, 1.0]),
+    (["ws://a"], True, [0.0, 1.0, 2.0]),
+])  # fmt: skip
+def test_a_loss_of_what_worked_is_no_failure_of_the_others(
+    urls: list[str], progress: bool, delays: list[float]
+) -> None:
+    """Where a connection had an ack and another endpoint is known, that is dialled at once, however soon it comes."""
+    rig = Rig.open(urls=urls)
+    for _ in range(3):
+        if progress:
+            seq = rig.send()
+            rig.say(f.Ack(committed=(f.SeqMark(0, "orders", seq),)))
+        rig.lose()
+        rig.redial()
+        rig.welcome()
+    assert [event.delay for event in rig.told(e.RetryScheduled)] == delays
