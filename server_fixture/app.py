@@ -18,6 +18,7 @@ from aiohttp import hdrs, web
 
 from resilient_ws.dialects.native import Native, wire_limit
 from resilient_ws.frames import STREAM_NAME
+from server_fixture.access import PRINCIPAL, Authenticate, admitted
 from server_fixture.backplane import BackplaneError, Entry, Publish, Published, is_private
 from server_fixture.entering import Authorize
 from server_fixture.host import Host
@@ -26,9 +27,6 @@ from server_fixture.session import ServerSession
 
 RETRY_AFTER = "1"
 """Seconds after which another node, or this one, is worth a try."""
-
-Authenticate = Callable[["str | None"], "str | None"]
-"""(access token or None) -> the principal, or None where nobody gets in."""
 
 
 def anonymous(access_token: str | None) -> str | None:
@@ -47,7 +45,8 @@ class Doors:
     Who gets in, and who may what there.
 
     Attributes:
-        authenticate: Says whose an access token is.
+        authenticate: Says whose an access token is, and for how long.
+        issue: Gives a principal an access token; None: nobody gets one here.
         authorize: Says what a principal may do.
         origins: Values of ``Origin`` that are let in beside the node's own; a request without one is no browser's.
     """
@@ -55,6 +54,7 @@ class Doors:
     authenticate: Authenticate = anonymous
     authorize: Authorize = everybody
     origins: tuple[str, ...] = ()
+    issue: Callable[[str], dict[str, object]] | None = None
 
 
 class Site:
@@ -82,6 +82,8 @@ class Site:
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/endpoints", self._endpoints)
         app.router.add_post("/streams/{stream:.+}", self._publish)
+        if self._doors.issue is not None:
+            app.router.add_route("*", "/token", self._token)
         app.router.add_get("/{path:.*}", self._upgrade)
         return app
 
@@ -113,15 +115,30 @@ class Site:
         found = [{"url": node.url, "name": node.name, "draining": node.is_draining} for node in nodes]
         return web.json_response({"endpoints": found, "ttl": host.neighbours.ttl})
 
+    async def _token(self, request: web.Request) -> web.StreamResponse:
+        """Give whoever asks an access token for the principal that he names: for tests."""
+        assert self._doors.issue is not None  # else there is no route
+        if hdrs.UPGRADE in request.headers:
+            return await self._upgrade(request)
+        if request.method not in ("GET", "POST"):
+            raise web.HTTPMethodNotAllowed(request.method, ["GET", "POST"])
+        principal = request.query.get("principal", "anonymous")
+        if PRINCIPAL.match(principal) is None:
+            raise web.HTTPBadRequest(text="a principal has 1 to 64 letters, digits, _, ~ or -\n")
+        return web.json_response(self._doors.issue(principal), headers={"Cache-Control": "no-store"})
+
     def _principal(self, request: web.Request) -> str:
         """Say who asks; who is nobody gets no further."""
+        return self._admitted(request)[0]
+
+    def _admitted(self, request: web.Request) -> tuple[str, float | None]:
         scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        principal = self._doors.authenticate(token.strip() if scheme.lower() == "bearer" else None)
-        if principal is None:
+        found = admitted(self._doors.authenticate(token.strip() if scheme.lower() == "bearer" else None))
+        if found is None:
             raise web.HTTPUnauthorized(
                 text="the access token is missing or refused\n", headers={"WWW-Authenticate": "Bearer"}
             )
-        return principal
+        return found
 
     # -- the upgrade --------------------------------------------------------------------------------------------------
 
@@ -130,7 +147,7 @@ class Site:
         if why is not None:
             raise web.HTTPServiceUnavailable(text=f"{why}, try another node\n", headers={"Retry-After": RETRY_AFTER})
         self._check_upgrade(request)
-        principal, settings = self._principal(request), self._host.settings
+        (principal, seconds), settings = self._admitted(request), self._host.settings
         socket = web.WebSocketResponse(
             protocols=(self._dialect.subprotocol,),
             timeout=LINGER,
@@ -150,6 +167,7 @@ class Site:
             codec=self._dialect.server(),
             reauthenticate=self._doors.authenticate,
             principal=principal,
+            seconds=seconds,
         ).run()
         return socket
 

@@ -85,6 +85,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("drain", 10.0, float, "seconds that the clients get to leave after SIGTERM")
     add("origins", "", str, "origins that are let in beside the node's own, with commas between them")
     add("compression", "none", _compression, "'deflate': agree to permessage-deflate; compresses control frames too")
+    add("access-ttl", 0.0, float, "seconds that access tokens of /token are good for, which are then checked; 0: none")
     add("authenticate", "", str, "module:function (access token or None) -> principal or None; default: 'anonymous'")
     add("authorize", "", str, "module:function (principal, verb, stream) -> bool; default: everybody may everything")
     return parser.parse_args(argv)
@@ -241,14 +242,18 @@ def backplane_of(options: argparse.Namespace) -> Backplane:
     )
 
 
-def doors_of(options: argparse.Namespace) -> Doors:
+def doors_of(options: argparse.Namespace, settings: NodeSettings) -> Doors:
     """Return who gets in, and who may what."""
+    from server_fixture.access import Gate
     from server_fixture.app import Doors, anonymous, everybody
 
+    gate = Gate(keys=(settings.key, *settings.old_keys), ttl=options.access_ttl, wall=time.time)
+    issues = options.access_ttl > 0
     return Doors(
-        authenticate=hook(options.authenticate, anonymous),
+        authenticate=hook(options.authenticate, gate.authenticate if issues else anonymous),
         authorize=hook(options.authorize, everybody),
         origins=_listed(options.origins),
+        issue=gate.issue if issues else None,
     )
 
 
@@ -264,14 +269,15 @@ async def serve(options: argparse.Namespace) -> None:
     asked: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.put_nowait, number)
-    doors, backplane = doors_of(options), backplane_of(options)
+    backplane = backplane_of(options)
     listener = await listen(options.host, options.port)
     port = listener.getsockname()[1]
     name = options.name or f"node-{port}"
     where = f"[{options.host}]" if ":" in options.host else options.host
     url = f"ws://{where}:{port}/"
-    neighbours = neighbours_of(options, name, url)
-    host = Host(settings_of(options, name), neighbours, backplane, loop.time)
+    settings, neighbours = settings_of(options, name), neighbours_of(options, name, url)
+    doors = doors_of(options, settings)
+    host = Host(settings, neighbours, backplane, loop.time)
     await host.start()
     runner = await _open(Site(host, doors, compresses=options.compression == "deflate"), listener)
     announce_ready(port=port, url=url, name=name)

@@ -19,6 +19,7 @@ from aiohttp import WSMsgType, web
 
 from resilient_ws.dialects import Codec
 from resilient_ws.exceptions import RemoteProtocolError
+from server_fixture.access import Authenticate, admitted
 from server_fixture.actions import Call, Send, Unwatch, Watch
 from server_fixture.backplane import Fence
 from server_fixture.entering import NodeSettings
@@ -29,6 +30,8 @@ MAX_UNWRITTEN = 4 << 20
 """Bytes that may wait for a slow reader before the node reads no more from him."""
 LINGER = 2.0
 """Seconds that a connection has to write its last frames and to answer the close frame."""
+LEEWAY = 0.5
+"""Seconds that an access token is good for after its end, on a connection that is open."""
 
 _log = logging.getLogger("server_fixture.node")
 
@@ -44,8 +47,9 @@ class Served:
         transport: Under it, to cut off a peer that answers nothing.
         session: The pure half.
         codec: The dialect's, for this connection.
-        reauthenticate: Says whose a fresh access token is, or None.
+        reauthenticate: Says whose a fresh access token is.
         principal: Whose the connection is.
+        seconds: For how long the access token of the upgrade is good; None: it has no end.
     """
 
     _host: Host
@@ -53,8 +57,9 @@ class Served:
     _transport: asyncio.Transport
     _session: ServerSession
     _codec: Codec
-    _reauthenticate: Callable[[str | None], str | None]
+    _reauthenticate: Authenticate
     _principal: str
+    _seconds: float | None = None
     _unwritten: deque[str | bytes] = attrs.field(factory=deque)
     _unwritten_bytes: int = 0
     _closing: tuple[int, str] | None = None
@@ -65,11 +70,13 @@ class Served:
     _timer: asyncio.TimerHandle | None = None
     _timer_at: float | None = None
     _cutoff: asyncio.TimerHandle | None = None
+    _expiry: asyncio.TimerHandle | None = None
     _welcomed: str | None = None
 
     async def run(self) -> None:
         """Serve until the connection is over."""
         self._host.joined(self)
+        self._admit_for(self._seconds)
         writer = asyncio.create_task(self._write())
         self._perform()
         try:
@@ -79,7 +86,7 @@ class Served:
             if self._closing is None:
                 writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
-            for handle in (self._timer, self._cutoff):
+            for handle in (self._timer, self._cutoff, self._expiry):
                 if handle is not None:
                     handle.cancel()
             self._host.left(self, self._welcomed)
@@ -140,8 +147,25 @@ class Served:
                 session.broken(codec.failure, now)
         if session.auth is not None:
             fresh, session.auth = session.auth, None
-            if self._reauthenticate(fresh.access_token) != self._principal:
-                self._close(4403, "the access token is refused, or it is another principal's")
+            self._take_access_token(fresh.access_token)
+
+    def _take_access_token(self, token: str) -> None:
+        found = admitted(self._reauthenticate(token))
+        if found is None:
+            self._close(4401, "the access token is refused; dial with a fresh one")
+        elif found[0] != self._principal:
+            self._close(4403, "the access token is another principal's")
+        else:
+            self._admit_for(found[1])
+
+    def _admit_for(self, seconds: float | None) -> None:
+        """Have the connection end when its access token has: a fresh one in `auth` comes before, or no more."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if seconds is not None:
+            text = "the access token is over; dial with a fresh one"
+            self._expiry = asyncio.get_running_loop().call_later(seconds + LEEWAY, self._close, 4401, text)
 
     def _tell(self, hear: Callable[..., None], *what: Any) -> None:
         """Hand one input to the session, then carry out what it decided."""
