@@ -13,11 +13,13 @@ from typing import Any, Literal, Union, cast
 
 import attrs
 
+from resilient_ws.advertised import Rules, check_source
 from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.deflating import Offer
 from resilient_ws.dialects import Dialect
 from resilient_ws.dialects.native import Native, wire_limit
 from resilient_ws.dialling import STAGGER, DialOptions, check_url
+from resilient_ws.discovery import Http
 from resilient_ws.events import Event
 from resilient_ws.exceptions import ResilientWSError
 from resilient_ws.frames import Payload, Position, Start, check_stream_name
@@ -25,7 +27,8 @@ from resilient_ws.proxying import NEEDS_SOCKS, Proxies, check_proxy
 
 Headers = Union[Mapping[str, str], Sequence[tuple[str, str]]]
 HeadersArgument = Union[Headers, Callable[[], Headers], None]
-AccessToken = Union[str, Callable[[], str], None]
+Token = Union[str, tuple[str, Union[float, None]]]
+AccessToken = Union[str, Callable[[], Token], None]
 OnGap = Union[Literal["raise", "report"], Callable[[ResilientWSError], object]]
 Subscribe = Union[str, Iterable[str], Mapping[str, Start]]
 
@@ -55,11 +58,36 @@ class Arguments:
     inbox: Inbox
     wire: Wire
 
-    def dial_options(self, timeout: float) -> DialOptions:
-        """Return how to dial; calls ``headers`` and ``access_token`` where they are callables, which may block."""
-        headers = self.headers() if callable(self.headers) else self.headers
-        pairs = _pairs(headers)
-        token = self.access_token() if callable(self.access_token) else self.access_token
+    @property
+    def token_source(self) -> Any:
+        """Who is asked for access tokens: a function or a URL; None where there is one token, or none."""
+        is_token = isinstance(self.access_token, str) and not is_source(self.access_token)
+        return None if is_token else self.access_token
+
+    def token(self, fetched: str | None) -> str | None:
+        """Return the access token: the one that was fetched, or the one that was given."""
+        return fetched if self.token_source is not None else cast("str | None", self.access_token)
+
+    def rules(self) -> Rules:
+        """Return which endpoints are believed that were not given."""
+        return Rules.of(self.urls, self.failover.trusted_hosts, allow_plaintext=self.wire.allow_plaintext)
+
+    def http(self, source: object) -> Http:
+        """Return how a source is asked over HTTP; calls ``headers`` where both are needed, which may block."""
+        return Http(
+            origins=frozenset(place.origin for place in self.rules().given),
+            headers=self._own_headers() if isinstance(source, str) else (),
+            proxies=self.proxies,
+            context=self.ssl,
+            allow_plaintext=self.wire.allow_plaintext,
+        )
+
+    def _own_headers(self) -> tuple[tuple[str, str], ...]:
+        return _pairs(self.headers() if callable(self.headers) else self.headers)
+
+    def dial_options(self, timeout: float, fetched: str | None = None) -> DialOptions:
+        """Return how to dial, with the access token that was fetched; calls ``headers`` where that is a function."""
+        pairs, token = self._own_headers(), self.token(fetched)
         if token is not None:
             pairs += (("Authorization", f"Bearer {token}"),)
         names: Any = () if self.dialect.subprotocol is None else (self.dialect.subprotocol,)
@@ -117,7 +145,8 @@ def check_arguments(
     for name in ("ssl", "proxy_ssl"):
         if rest[name] is not None and not isinstance(rest[name], _ssl.SSLContext):
             raise TypeError(f"{name}= takes an ssl.SSLContext or None, not {type(rest[name]).__name__}")
-    checked = check_urls(urls, rest["wire"])
+    checked = check_urls(urls, rest["wire"], may_be_empty=rest["failover"].discover is not None)
+    check_sources(checked, rest["access_token"], rest["failover"], rest["wire"])
     return Arguments(
         urls=checked,
         proxies=check_proxies(proxy, checked, rest["wire"]),
@@ -128,15 +157,35 @@ def check_arguments(
     )
 
 
-def check_urls(urls: object, wire: Wire) -> tuple[str, ...]:
+def is_source(token: str) -> bool:
+    """Say whether a str is the URL of who gives access tokens: no token has a colon in it (RFC 6750)."""
+    return token.lower().startswith(("https://", "http://"))
+
+
+def check_sources(urls: tuple[str, ...], token: object, failover: Failover, wire: Wire) -> None:
+    """
+    Check who is asked for endpoints and access tokens, and which of the former are believed.
+
+    Raises:
+        ValueError: A URL must not be asked, or a host is no pattern.
+    """
+    plain = wire.allow_plaintext
+    if isinstance(token, str) and is_source(token):
+        check_source(token, "access_token=", allow_plaintext=plain)
+    if isinstance(failover.discover, str):
+        check_source(failover.discover, "Failover(discover=)", allow_plaintext=plain)
+    Rules.of(urls, failover.trusted_hosts, allow_plaintext=plain)
+
+
+def check_urls(urls: object, wire: Wire, *, may_be_empty: bool = False) -> tuple[str, ...]:
     """Return the endpoints, each one checked; none twice."""
     if isinstance(urls, str):
         urls = (urls,)
     if isinstance(urls, (bytes, Mapping)) or not isinstance(urls, Iterable):
         raise TypeError(f"urls takes a str or several of them, not {type(urls).__name__}")
     found = tuple(dict.fromkeys(urls))
-    if not found:
-        raise ValueError("urls is empty: at least one wss:// URL is needed")
+    if not found and not may_be_empty:
+        raise ValueError("urls is empty: at least one wss:// URL is needed, or Failover(discover=)")
     for url in found:
         if not isinstance(url, str):
             raise TypeError(f"a URL is a str, not {type(url).__name__}")
@@ -232,11 +281,11 @@ def _check_timeout(timeout: object) -> None:
 
 def _check_credentials(headers: object, token: object) -> None:
     if token is not None and not isinstance(token, str) and not callable(token):
-        raise TypeError(f"access_token= takes a str, a function that returns one, or None, not {type(token).__name__}")
+        raise TypeError(f"access_token= takes a token, a URL, a function, or None, not {type(token).__name__}")
     if headers is not None and not callable(headers):
         if isinstance(headers, (str, bytes)) or not isinstance(headers, (Mapping, Iterable)):
             given = type(headers).__name__
             raise TypeError(f"headers= takes a mapping, pairs, or a function that returns them, not {given}")
         DialOptions(headers=_pairs(headers))  # type: ignore[arg-type]
-    if isinstance(token, str):
+    if isinstance(token, str) and not is_source(token):
         DialOptions(headers=(("Authorization", f"Bearer {token}"),))

@@ -1,5 +1,6 @@
 """
-Short daemon threads for work that blocks: dials, with the lookups that go before them, and the writing of journals.
+Short daemon threads for work that blocks: dials, with the lookups that go before them, the writing of journals, and
+questions for endpoints and access tokens.
 
 Of each kind at most so many run at once in a process, the rest wait in line; a thread that is done takes the next in
 line and ends when there is none. The kinds never wait for each other: a token is written while every dial hangs.
@@ -16,7 +17,7 @@ from typing import Literal
 from resilient_ws import process
 
 AT_ONCE = 32
-Kind = Literal["dial", "journal"]
+Kind = Literal["dial", "journal", "question"]
 
 _log = logging.getLogger("resilient_ws.attempts")
 
@@ -67,7 +68,7 @@ class Attempts:
 
 
 def _of_each_kind() -> dict[Kind, Attempts]:
-    return {"dial": Attempts("dial"), "journal": Attempts("journal")}
+    return {"dial": Attempts("dial"), "journal": Attempts("journal"), "question": Attempts("question")}
 
 
 _attempts = _of_each_kind()

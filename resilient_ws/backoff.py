@@ -58,6 +58,10 @@ class Backoff:
         """Rounds over all endpoints that failures were counted in: what makes the delay grow."""
         return -(-self.failures // self._endpoints)
 
+    def resized(self, endpoints: int) -> None:
+        """There are so many endpoints now; what was counted stays."""
+        self._endpoints = max(1, endpoints)
+
     def started(self, now: float) -> None:
         """Note that a series of attempts begins (first connect, loss of a stable connection); one under way goes on."""
         if self.started_at is None:

@@ -71,7 +71,9 @@ def connect(
         stream: Where ``send()`` goes when it is not told.
         dialect: What the server speaks; None: ``native``.
         headers: Sent with every upgrade: a mapping, pairs, or a function that returns them (it may block).
-        access_token: Sent as ``Authorization: Bearer``, never in a URL; a function is asked before every dial.
+        access_token: Sent as ``Authorization: Bearer``, never in a URL. A token; or the URL (``https://``) of who gives
+            one; or a function that returns one, or (token, seconds that it is good for), and may block. It is asked
+            again before the time is over, before every dial where there is none, and when a server refuses the token.
         ssl, proxy_ssl: Contexts for ``wss://`` and for an ``https://`` proxy; None: the system's authorities, TLS 1.2.
         proxy: True: as the environment says when this is called (``wss_proxy``, ``no_proxy`` ...). None: none. A URL of
             one for every server: ``http://user:password@host:port``; ``https``, ``socks5h``, ``socks5``, ``socks4``.

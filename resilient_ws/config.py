@@ -59,6 +59,21 @@ def _callable(instance: object, attribute: attrs.Attribute[Any], value: object) 
         raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be a function")
 
 
+def _source_or_none(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not (value is None or isinstance(value, str) or callable(value)):
+        name, given = type(instance).__name__, type(value).__name__
+        raise ValueError(f"{name}({attribute.name}=): must be a URL, a function or None, not {given}")
+
+
+def _names(value: Any) -> Any:
+    return value if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__") else tuple(value)
+
+
+def _all_str(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{type(instance).__name__}({attribute.name}={value!r}): must be a list of host names")
+
+
 @attrs.frozen(kw_only=True)
 class Budget:
     """
@@ -130,6 +145,12 @@ class Failover:
             served before; they are forgotten where that node does not serve any more.
         standby: Whether a second connection stands by on another node, accepted and kept alive: when the first one
             dies the session goes on after one round trip. It costs the servers a connection more for each Client.
+        discover: Who is asked for further endpoints: a URL (``https://``) that gives JSON, or a function that returns
+            URLs, or (URLs, seconds that they are good for). Asked again before they are too old, and when all
+            endpoints fail; what it said last goes on where it fails. None: nobody.
+        trusted_hosts: Hosts that the URL of ``discover`` and servers may name besides those of ``urls``: a name or
+            address, or ``*.domain`` for the names below a domain, with ``:port`` or without. Endpoints there are sent
+            the access token.
     """
 
     stagger: float | None = attrs.field(default=0.25, validator=_positive_or_none)
@@ -138,6 +159,8 @@ class Failover:
     max_ejection: float = attrs.field(default=60.0, validator=_positive)
     affinity: bool = attrs.field(default=True, validator=_one_of(True, False))
     standby: bool = attrs.field(default=False, validator=_one_of(True, False))
+    discover: str | Callable[[], object] | None = attrs.field(default=None, validator=_source_or_none)
+    trusted_hosts: tuple[str, ...] = attrs.field(default=(), converter=_names, validator=_all_str)
 
 
 @attrs.frozen(kw_only=True)

@@ -62,6 +62,7 @@ class Connection:
         late_ping: The newest ping that has no answer yet because there are many of them.
         progressed: Something was acked or answered after the welcome.
         is_leaving: Its node has asked its clients to leave.
+        credential: Number of the access token that the server has from us; 0 where tokens are not fetched.
         held_back: What waits until the journal has the token that came with the welcome (rule 16); None: nothing does.
     """
 
@@ -90,6 +91,7 @@ class Connection:
     held_back: list[Batch | Frame] | None = None
     notice: Error | None = None
     acked: dict[str, tuple[str, int]] = attrs.field(factory=dict)
+    credential: int = 0
 
     def step(self, happened: ConnectionInput) -> None:
         """Move to the next phase (see the table)."""

@@ -7,12 +7,13 @@ Here are the primitives (dial, hello, write, confirm, end) that the rules are ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Union
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 
 from resilient_ws import events, frames
+from resilient_ws.actions import Action, Dial, FetchToken, Shut, Write
 from resilient_ws.backoff import Backoff
 from resilient_ws.config import Failover, Inbox, Keepalive, Outbox, Retry, Wire
 from resilient_ws.connection import Connection
@@ -22,6 +23,7 @@ from resilient_ws.gathering import Gathering
 from resilient_ws.inbox import Arrivals
 from resilient_ws.ledger import Ledger
 from resilient_ws.outbox import Unacked
+from resilient_ws.questions import Credentials, Question
 from resilient_ws.records import Handled, Identity, Restored
 from resilient_ws.state import ConnectionInput, Phase, Role, SessionInput, SessionState, next_session_state
 from resilient_ws.subscription import Subscription
@@ -42,38 +44,9 @@ class Rng(Protocol):
     def shuffle(self, x: Any, /) -> None: ...
 
 
-@attrs.frozen
-class Dial:
-    """
-    Open a connection; answer with ``connection_made`` or ``connection_lost``.
-
-    ``is_fresh``: not to the node that served before, so without the cookies that lead there.
-    """
-
-    conn: int
-    url: str
-    timeout: float
-    is_fresh: bool = False
-
-
-@attrs.frozen
-class Write:
-    """Encode and write these items in order; answer with ``written`` when they are out."""
-
-    conn: int
-    items: list[Batch | Frame]
-
-
-@attrs.frozen
-class Shut:
-    """End a connection (or its dial) with this close code; no answer is needed."""
-
-    conn: int
-    code: int
-    reason: str
-
-
-Action = Union[Dial, Write, Shut]
+def nobody(peers: Sequence[str], told_by: str) -> Sequence[str]:
+    """Believe no server that names others."""
+    return ()
 
 
 @attrs.frozen(kw_only=True)
@@ -91,6 +64,9 @@ class Settings:
     roles: frozenset[Role]
     hedge_delay: float
     has_credit: bool
+    fetches_token: bool = False
+    discovers: bool = False
+    vet: Callable[[Sequence[str], str], Sequence[str]] = nobody
 
 
 class Conversation:
@@ -116,9 +92,10 @@ class Conversation:
         self.rng = rng
         self.pool = EndpointPool(urls, settings.failover, rng, settings.retry.budget)
         self.tables = Tables(settings.retry.on_close, settings.retry.on_status, self._report_failed)
-        self.backoff = Backoff(settings.retry, rng, len(self.pool.urls))
-        self.successors = Backoff(settings.retry, rng, len(self.pool.urls))
-        self.spares = Backoff(settings.retry, rng, len(self.pool.urls))
+        endpoints = max(1, len(self.pool.urls))
+        self.backoff = Backoff(settings.retry, rng, endpoints)
+        self.successors = Backoff(settings.retry, rng, endpoints)
+        self.spares = Backoff(settings.retry, rng, endpoints)
         self.ledger = None if restored is None else Ledger(restored.welcomes)
         self.outbox = Unacked(settings.outbox, producer, self.ledger)
         self.inbox = Arrivals(settings.inbox, report_gaps=report_gaps, ledger=self.ledger)
@@ -137,6 +114,10 @@ class Conversation:
         self.actions: list[Action] = []
         self.events: list[events.Event] = []
         self.gathering = Gathering()
+        self.is_connecting = False
+        self.discovery = Question(backoff=Backoff(settings.retry, rng)) if settings.discovers else None
+        self.credentials = Credentials(backoff=Backoff(settings.retry, rng)) if settings.fetches_token else None
+        self.questions = [question for question in (self.discovery, self.credentials) if question is not None]
         self.counts = {"connects": 0, "resumes": 0, "sent": 0}
         self.now = now
         for lane in () if restored is None else restored.lanes:
@@ -150,15 +131,39 @@ class Conversation:
             self.inbox.subscribe(stream, start)
 
     def dial(self, now: float, role: Role = Role.PRIMARY) -> None:
+        """Dial as soon as there is what that needs: an endpoint, and an access token where those are fetched."""
         self.dial_at = None
-        self.numbers += 1
+        self.is_connecting = True
         self.backoff.started(now)
+        if not self.pool.urls:
+            return  # discovery is under way, and its answer dials
+        if self.credentials is None or self.credentials.is_ready(role, now):
+            self.open(now, role)
+            return
+        self.credentials.waiting.append(role)
+        self.ask_token(now)
+
+    def ask_token(self, now: float) -> None:
+        """Ask for an access token, unless that is under way."""
+        assert self.credentials is not None  # its callers have looked
+        if self.credentials.out_until is None:
+            timeout = self.backoff.connect_timeout()
+            self.credentials.asked(now, timeout)
+            self.actions.append(FetchToken(timeout))
+
+    def open(self, now: float, role: Role) -> None:
+        """Have a connection dialled; where every endpoint fails, ask whether there are others by now."""
+        if self.discovery is not None and self.primary is None and self.pool.is_failing:
+            self.discovery.hurry(now)
+        self.numbers += 1
         timeout = self.backoff.connect_timeout()
         url = self.pool.next(now, avoid={connection.url for connection in self.connections.values()})
-        self.connections[self.numbers] = Connection(self.numbers, url, role, now + timeout)
+        held = self.credentials
+        number, token = (0, None) if held is None else held.use()
+        self.connections[self.numbers] = Connection(self.numbers, url, role, now + timeout, credential=number)
         is_fresh = self.pool.take_unpinned(url) or role in (Role.SUCCESSOR, Role.STANDBY)
         self.pool.dialled(url, now)
-        self.actions.append(Dial(self.numbers, url, timeout, is_fresh))
+        self.actions.append(Dial(self.numbers, url, timeout, is_fresh, token))
         self.events.append(events.Connecting(conn=self.numbers, endpoint=shown(url), attempt=self.backoff.failures + 1))
         if role in (Role.PRIMARY, Role.CANDIDATE):
             self.hedge_soon(now)
@@ -175,6 +180,11 @@ class Conversation:
         if self.primary is None and self.is_racing() and self.pool.has_spare(now, busy):
             self.dial(now, Role.CANDIDATE)
 
+    def hurry_hedge(self, now: float) -> None:
+        """There are other endpoints now: dial one beside what has not answered, if that has had its time."""
+        if Role.CANDIDATE in self.settings.roles and self.hedge_at is None:
+            self.hedge_at = now
+
     def endpoint_failed(self, url: str, now: float) -> None:
         ejection = self.pool.failed(url, now)
         if ejection is not None:
@@ -185,7 +195,9 @@ class Conversation:
             self.events.append(events.EndpointRestored(endpoint=shown(url)))
 
     def is_racing(self) -> bool:
-        """Is a connection on its way that will say hello?"""
+        """Is a connection on its way that will say hello, or about to be dialled?"""
+        if self.credentials is not None and any(role is not Role.STANDBY for role in self.credentials.waiting):
+            return True
         return any(
             c.role is not Role.STANDBY and c.phase in (Phase.DIALLING, Phase.UPGRADED, Phase.HANDSHAKING)
             for c in self.connections.values()

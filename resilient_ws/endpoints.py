@@ -16,6 +16,9 @@ import attrs
 from resilient_ws.budget import Bucket
 from resilient_ws.config import Budget, Failover
 
+MOST_FORMER = 256
+"""Of so many endpoints that are gone the health is kept."""
+
 
 class Rng(Protocol):
     """What :class:`EndpointPool` needs of a ``random.Random``."""
@@ -76,22 +79,53 @@ class EndpointPool:
     allows, is held off: left alone until then; where all are, :meth:`rest` says for how long.
 
     Args:
-        urls: The endpoints; repeated ones count once.
+        urls: The endpoints that were given; repeated ones count once. :meth:`take` adds others.
         failover: When and for how long to eject.
-        rng: Shuffles; used only here.
+        rng: Shuffles.
         budget: How often one endpoint may be dialled; None: as often as asked for.
-
-    Raises:
-        ValueError: ``urls`` is empty.
     """
 
     def __init__(self, urls: Sequence[str], failover: Failover, rng: Rng, budget: Budget | None = None) -> None:
-        order = list(dict.fromkeys(urls))
-        if not order:
-            raise ValueError(f"urls={urls!r}: at least one endpoint is needed")
-        rng.shuffle(order)
         self._failover = failover
-        self._health = {url: _Health(None if budget is None else Bucket(budget.burst, budget.refill)) for url in order}
+        self._budget = budget
+        self._rng = rng
+        self._named: dict[str, frozenset[str]] = {}
+        self._health: dict[str, _Health] = {}
+        self._former: dict[str, _Health] = {}
+        self.take("given", urls)
+
+    def take(self, source: str, urls: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:
+        """
+        Take the endpoints that a source names, in place of those that it named before; the others' stay.
+
+        Endpoints that were there keep their health. One that nobody names any more is not dialled again, and a
+        connection to it may go on; its health is kept for when it is named again, so that none is forgiven by oblivion.
+
+        Returns:
+            Which are new, and which are gone.
+        """
+        self._named[source] = frozenset(urls)
+        wanted = frozenset().union(*self._named.values())
+        added, removed = wanted - self._health.keys(), self._health.keys() - wanted
+        order = [url for url in dict.fromkeys([*self._health, *urls]) if url in wanted]
+        if added:
+            self._rng.shuffle(order)
+        self._former |= {url: self._health[url] for url in removed}
+        self._health = {url: self._health.get(url) or self._former.pop(url, None) or self._fresh() for url in order}
+        for url in list(self._former)[:-MOST_FORMER]:
+            del self._former[url]
+        return added, frozenset(removed)
+
+    def _fresh(self) -> _Health:
+        return _Health(None if self._budget is None else Bucket(self._budget.burst, self._budget.refill))
+
+    def _of(self, url: str) -> _Health:
+        return self._health.get(url) or self._former.get(url) or self._fresh()
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether none is left that works as far as is known; an empty pool has none."""
+        return all(health.failures for health in self._health.values())
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -120,11 +154,11 @@ class EndpointPool:
 
     def hold(self, url: str, until: float) -> None:
         """Note that the endpoint asked not to be dialled before then."""
-        self._health[url].held_until = until
+        self._of(url).held_until = until
 
     def dialled(self, url: str, now: float) -> None:
         """Count an attempt against the endpoint's budget."""
-        bucket = self._health[url].bucket
+        bucket = self._of(url).bucket
         if bucket is not None:
             bucket.spend(now)
 
@@ -134,7 +168,7 @@ class EndpointPool:
 
     def rest(self, now: float) -> float:
         """Return the seconds until one of them may be dialled; 0 where one may be at once."""
-        return max(0.0, min(health.ready_at() for health in self._health.values()) - now)
+        return max(0.0, min((health.ready_at() for health in self._health.values()), default=now) - now)
 
     def failed(self, url: str, now: float) -> float | None:
         """
@@ -143,7 +177,7 @@ class EndpointPool:
         Returns:
             Seconds for which the endpoint is left out, where this failure ejects it; else None.
         """
-        health = self._health[url]
+        health = self._of(url)
         return health.ejected_until - now if health.failed(now, self._failover) else None
 
     def succeeded(self, url: str, now: float) -> bool:
@@ -153,7 +187,7 @@ class EndpointPool:
         Returns:
             Whether it had been ejected.
         """
-        return self._health[url].succeeded()
+        return self._of(url).succeeded()
 
     def state(self, url: str, now: float) -> Literal["good", "failing", "ejected", "on probation", "held off"]:
         """
@@ -175,7 +209,7 @@ class EndpointPool:
 
     def unpin(self, url: str) -> None:
         """Note that the node behind an endpoint that served, or was tried, is not to be dialled again (affinity)."""
-        self._health[url].is_unpinned = True
+        self._of(url).is_unpinned = True
 
     def take_unpinned(self, url: str) -> bool:
         """Say, to the next dial only, whether :meth:`unpin` was called or the endpoint was ejected."""

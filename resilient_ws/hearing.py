@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resilient_ws import events, frames
+from resilient_ws.asking import authenticate, take_endpoints
 from resilient_ws.connection import ALLOWED, Connection, is_missing
 from resilient_ws.conversation import Conversation, subscribe_frame
 from resilient_ws.exceptions import Gap, Rejected, RemoteProtocolError, SessionLost, SessionTakenOver
@@ -26,6 +27,7 @@ from resilient_ws.welcome import check_welcome, settle
 DEFAULT_INTERVAL = 20.0
 MOST_PONGS = 64
 """So many answers to pings may wait for a server that does not read."""
+NOT_TRUSTED = "they are neither known endpoints nor in Failover(trusted_hosts=), or would be reached without TLS"
 BOUNDS = (0.1, 300.0)
 """Between these the server's advice for keepalive is followed, in seconds."""
 
@@ -60,6 +62,8 @@ def on_welcome(core: Conversation, connection: Connection, welcome: frames.Welco
     core.events.extend(settle(core.outbox, hello, welcome, resend=resend, now=now))
     learn_limit(core, welcome)
     core.write(connection, [frames.Ready(generation=welcome.generation)])
+    authenticate(core, connection)
+    take_peers(core, connection, welcome.peers, now)
     for answer in welcome.streams:
         take_answer(core, connection, answer)
     repair_subscriptions(core, connection, hello)
@@ -169,6 +173,7 @@ def on_standing(core: Conversation, connection: Connection, frame: frames.Standi
     connection.liveness = _liveness(core, connection, now)
     core.endpoint_works(connection.url, now)
     core.events.append(events.StandingBy(conn=connection.number, node=frame.node))
+    authenticate(core, connection)
     promote(core, now)
 
 
@@ -278,12 +283,23 @@ def riders(core: Conversation, connection: Connection, frame: frames.Ping | fram
 def on_drain(core: Conversation, connection: Connection, frame: frames.Drain, now: float) -> None:
     core.events.append(events.DrainNoticed(conn=connection.number, within=frame.within))
     connection.spread = frame.spread
+    take_peers(core, connection, frame.peers, now)
     core.pool.unpin(connection.url)
     if connection is core.primary:
         leave(core, connection, frame, now)
     elif connection.role is Role.STANDBY:
         core.shut(connection, 1000, "")
         failed(core, connection, now)
+
+
+def take_peers(core: Conversation, connection: Connection, peers: tuple[str, ...], now: float) -> None:
+    """Believe of the others that a server names those whom the rules let in; none named: what it said before stays."""
+    if peers:
+        believed = core.settings.vet(peers, connection.url)
+        if len(believed) < len(peers):
+            refused = len(peers) - len(believed)
+            core.events.append(events.EndpointsRefused(source="server", count=refused, why=NOT_TRUSTED))
+        take_endpoints(core, "server", believed, now)
 
 
 def on_error(core: Conversation, connection: Connection, frame: frames.Error, now: float) -> None:

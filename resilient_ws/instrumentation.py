@@ -20,6 +20,9 @@ log.addHandler(logging.NullHandler())  # a program that sets up no logging hears
 _LEVELS: dict[type, int] = {
     events.ConnectionEnded: logging.WARNING,
     events.EndpointEjected: logging.WARNING,
+    events.EndpointsRefused: logging.WARNING,
+    events.DiscoveryFailed: logging.WARNING,
+    events.AccessTokenFailed: logging.WARNING,
     events.SessionReplaced: logging.WARNING,
     events.GapFound: logging.WARNING,
     events.DeadLettered: logging.ERROR,

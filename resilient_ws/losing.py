@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from resilient_ws import events, frames
+from resilient_ws.actions import Shut
 from resilient_ws.connection import Connection
-from resilient_ws.conversation import Conversation, Shut
+from resilient_ws.conversation import Conversation
 from resilient_ws.exceptions import (
     AccessDenied,
     ConnectError,
@@ -56,6 +57,8 @@ def lose(core: Conversation, connection: Connection, error: Exception, now: floa
     connection.step(ConnectionInput.LOST)
     core.last_error = error
     core.endpoint_failed(connection.url, now)
+    if core.credentials is not None and refuses_token(error):
+        core.credentials.refuse(connection.credential)
     asked = push_back(error)
     if asked is not None:
         core.pool.hold(connection.url, now + min(asked, core.settings.retry.max_retry_after))
@@ -118,7 +121,29 @@ def after_end(core: Conversation, connection: Connection, error: Exception, now:
     core.end(None, now)
 
 
+def refuses_token(error: Exception) -> bool:
+    """Say whether another access token may help: 401, 4401 and 1008; 403 and 4403 mean who we are, not the token."""
+    if isinstance(error, HandshakeRejected):
+        return error.status == 401
+    return isinstance(error, ConnectionLost) and error.code in (1008, 4401)
+
+
+def is_worth_another_token(core: Conversation, error: Exception, now: float) -> bool:
+    """
+    Say whether a refusal is answered by another access token: once, and a session that was welcomed goes on asking,
+    with backoff, as long as the server wants a new one (401, 4401).
+    """
+    if core.credentials is None or not refuses_token(error):
+        return False
+    series = now if core.backoff.started_at is None else core.backoff.started_at
+    is_first = core.credentials.count_refusal(series) == 1
+    return is_first or (core.welcomed_once and getattr(error, "code", 0) != 1008)
+
+
 def after_denied(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
+    if is_worth_another_token(core, error, now):
+        retry_later(core, connection, now)
+        return
     if isinstance(error, AccessDenied):
         core.end(error, now)
         return
@@ -136,7 +161,8 @@ def after_denied(core: Conversation, connection: Connection, error: Exception, n
 def after_fatal(core: Conversation, connection: Connection, error: Exception, now: float) -> None:
     """Fatal for the endpoint; for the session where no other endpoint is left."""
     core.fatal[connection.url] = error
-    if connection.opened_at is not None or core.violations >= MAX_VIOLATIONS or len(core.fatal) >= len(core.pool.urls):
+    is_last = core.fatal.keys() >= set(core.pool.urls)
+    if connection.opened_at is not None or core.violations >= MAX_VIOLATIONS or is_last:
         core.end(final(core, error), now)
     else:
         retry_later(core, connection, now)

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from resilient_ws import dispatcher, instrumentation
+from resilient_ws.actions import Dial, Discover, FetchToken
+from resilient_ws.advertised import Found
 from resilient_ws.arguments import Arguments
 from resilient_ws.callbacks import Callbacks
 from resilient_ws.config import Capabilities
 from resilient_ws.dialling import STAGGER
 from resilient_ws.driver import Driver
+from resilient_ws.enquiring import Enquirer
 from resilient_ws.events import Event, JournalOpened
 from resilient_ws.exceptions import ConnectError, ConnectTimeout, SessionClosed
 from resilient_ws.performing import Performer
@@ -62,7 +65,7 @@ def make_session(arguments: Arguments, now: float, rng: Any, instance: str, rest
         urls=arguments.urls,
         subscribe=arguments.subscribe,
         retry=arguments.retry,
-        failover=arguments.failover,
+        failover=attrs.evolve(arguments.failover, discover=None),  # a function of the user's: asked by _make_answers
         keepalive=arguments.keepalive,
         outbox=arguments.outbox,
         inbox=attrs.evolve(arguments.inbox, ack="manual"),  # who is done with what is told by receiving.py
@@ -76,6 +79,9 @@ def make_session(arguments: Arguments, now: float, rng: Any, instance: str, rest
         roles=_roles(arguments),
         hedge_delay=arguments.failover.stagger or STAGGER,
         restored=restored,
+        fetches_token=arguments.token_source is not None,
+        discovers=arguments.failover.discover is not None,
+        vet=arguments.rules().vet,
     )
 
 
@@ -128,6 +134,7 @@ def _drive(
         callbacks=callbacks,
         clock=clock,
     )
+    performer.ask = Enquirer(performer=performer, answer=_make_answers(weakref.ref(owner))).ask
     persister = None
     if journal is not None:
         persister = Persister(performer=performer, disk=journal, is_patient=arguments.outbox.sync == "normal")
@@ -139,16 +146,40 @@ def _drive(
 
 
 def _make_opener(owner: weakref.ref[Any], pinning: Pinning | None) -> Opener:
-    def open_transport(url: str, timeout: float, cancelled: Callable[[], bool], is_fresh: bool) -> Transport:
+    def open_transport(dial: Dial, cancelled: Callable[[], bool]) -> Transport:
         opening: Owner | None = owner()
         if opening is None:
             raise SessionClosed("the Client is gone")
-        options = opening._arguments.dial_options(timeout)
+        options = opening._arguments.dial_options(dial.timeout, dial.token)
         if pinning is None:
-            return opening._dialer(url, options, cancelled=cancelled)
-        return pinning.dial(opening._dialer, url, options, is_fresh, cancelled=cancelled)
+            return opening._dialer(dial.url, options, cancelled=cancelled)
+        return pinning.dial(opening._dialer, dial.url, options, dial.is_fresh, cancelled=cancelled)
 
     return open_transport
+
+
+def _make_answers(owner: weakref.ref[Any]) -> dict[type, Callable[[Any], Any]]:
+    def arguments() -> Arguments:
+        asking: Owner | None = owner()
+        if asking is None:
+            raise SessionClosed("the Client is gone")
+        return asking._arguments
+
+    def token(asked: FetchToken) -> tuple[str, float | None]:
+        from resilient_ws.discovery import fetch_token
+
+        given = arguments()
+        return fetch_token(given.token_source, given.http(given.token_source), asked.timeout)
+
+    def endpoints(asked: Discover) -> Found:
+        from resilient_ws.discovery import find_endpoints
+
+        given = arguments()
+        source, token = given.failover.discover, given.token(asked.token)
+        assert source is not None  # nobody asks else
+        return find_endpoints(source, given.rules(), given.http(source), token, asked.timeout)
+
+    return {FetchToken: token, Discover: endpoints}
 
 
 def _make_listener(owner: weakref.ref[Any]) -> Callable[[list[Event]], None]:
@@ -203,9 +234,9 @@ def start(driver: Driver, arguments: Arguments) -> None:
 
     driver.start()
     if arguments.wait and not driver.pump(is_open, deadline):
-        last, count = session.last_error, len(arguments.urls)
+        last, count = session.last_error, len(session.endpoints(performer.clock()))
         why = session.waits_for if last is None else f"the last attempt: {last}"
-        where = f"from {count} endpoint{'s' * (count > 1)} within open_timeout={timeout:g} s"
+        where = f"from {count} endpoint{'s' * (count != 1)} within open_timeout={timeout:g} s"
         raise ConnectTimeout(f"no welcome {where}; {why}") from last
 
 

@@ -33,7 +33,7 @@ from resilient_ws.exceptions import (
     ResilientWSError,
     SessionClosed,
 )
-from resilient_ws.session import Action, Dial, Session, Shut, Write
+from resilient_ws.session import Action, Dial, Discover, FetchToken, Session, Shut, Write
 from resilient_ws.state import SessionState
 from resilient_ws.wired import Connections, Opener, Transport, Wired
 
@@ -65,6 +65,7 @@ class Performer:
         listener: Called with what happened, never under the lock; must not raise.
         callbacks: What waits for the fate of messages; posted to the dispatcher after every step.
         nudge: Called under the lock when all is carried out: those who wait may have to wait differently.
+        ask: Has a question of the session's answered; called outside the lock, and returns at once.
         persist: Called under the lock where the journal is to be written.
         failure: What ended the Client beside the session.
     """
@@ -77,6 +78,7 @@ class Performer:
     clock: Callable[[], float] = monotonic
     nudge: Callable[[], None] = attrs.field(default=lambda: None)
     persist: Callable[[], None] = attrs.field(default=lambda: None)
+    ask: Callable[[FetchToken | Discover], None] = attrs.field(default=lambda action: None)
     lock: Any = attrs.field(factory=threading.Lock)
     connections: Connections = attrs.field(factory=Connections)
     failure: Exception | None = None
@@ -233,8 +235,10 @@ class Performer:
             return self._write(action)
         if isinstance(action, Dial):
             self._dial(action)
-        else:
+        elif isinstance(action, Shut):
             self._shut(action)
+        else:
+            self.ask(action)
         return None
 
     def _write(self, action: Write) -> _Written | None:
@@ -303,9 +307,7 @@ class Performer:
         error: BaseException | None = None
         if action.conn in dialling:
             try:
-                transport = self.opener(
-                    action.url, action.timeout, lambda: action.conn not in dialling, action.is_fresh
-                )
+                transport = self.opener(action, lambda: action.conn not in dialling)
             except BaseException as failed:  # sys.exit() in a user's headers= too: the session has to know
                 error = failed
         with self.step() as now:
@@ -347,6 +349,6 @@ def _dial_error(error: BaseException | None) -> Exception:
     if isinstance(error, ResilientWSError):
         return error
     what = type(error).__name__
-    failed = ConnectError(f"the dial failed with {what}; if headers= or access_token= raised it, look there")
+    failed = ConnectError(f"the dial failed with {what}; if headers= raised it, look there")
     failed.__cause__ = error
     return failed

@@ -9,12 +9,21 @@ the rules are those of ``docs/protocol.md``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from resilient_ws import events, frames
+from resilient_ws.actions import Action, Dial, Discover, FetchToken, Shut, Write
+from resilient_ws.asking import (
+    begin_discovery,
+    check_questions,
+    endpoints_found,
+    endpoints_missing,
+    token_found,
+    token_missing,
+)
 from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox, Retry, Wire
-from resilient_ws.conversation import Action, Conversation, Dial, Rng, Settings, Shut, Write, subscribe_frame
+from resilient_ws.conversation import Conversation, Rng, Settings, nobody, subscribe_frame
 from resilient_ws.endpoints import shown
 from resilient_ws.exceptions import Rejected, RemoteProtocolError, SessionClosed
 from resilient_ws.frames import Batch, Frame, Payload, Position, Start
@@ -30,7 +39,7 @@ from resilient_ws.succession import dial_spare, is_misled, standing_by, succeed,
 
 _EXPIRY_GRAIN = 0.05
 
-__all__ = ["Action", "Dial", "Role", "Run", "Session", "SessionState", "Shut", "Write"]
+__all__ = ["Action", "Dial", "Discover", "FetchToken", "Role", "Run", "Session", "SessionState", "Shut", "Write"]
 
 
 class Session:
@@ -46,6 +55,9 @@ class Session:
         roles: Which roles may be dialled besides the primary.
         hedge_delay: Seconds after which a candidate is dialled while no welcome is there (role CANDIDATE).
         restored: What a journal kept of earlier lives; None: there is no journal.
+        fetches_token: Access tokens are asked for by :class:`FetchToken`; False: the shell has one.
+        discovers: Endpoints are asked for by :class:`Discover`; then ``urls`` may be empty.
+        vet: (URLs that a server named, the URL of that server) -> those that may be dialled.
     """
 
     def __init__(
@@ -68,6 +80,9 @@ class Session:
         roles: frozenset[Role] = frozenset(),
         hedge_delay: float = 0.25,
         restored: Restored | None = None,
+        fetches_token: bool = False,
+        discovers: bool = False,
+        vet: Callable[[Sequence[str], str], Sequence[str]] = nobody,
     ) -> None:
         settings = Settings(
             retry=retry,
@@ -81,6 +96,9 @@ class Session:
             roles=roles,
             hedge_delay=hedge_delay,
             has_credit=capabilities.credit,
+            fetches_token=fetches_token,
+            discovers=discovers,
+            vet=vet,
         )
         self.capabilities = capabilities
         self._planned: float | None = None
@@ -100,6 +118,10 @@ class Session:
     def connect(self, now: float) -> None:
         """Dial the first connection."""
         self._core.state = next_session_state(self._core.state, SessionInput.CONNECT)
+        if self._core.credentials is None:
+            begin_discovery(self._core, now)
+        elif self._core.discovery is not None:
+            self._core.ask_token(now)
         self._core.dial(now)
 
     def send(self, stream: str, data: Payload, now: float) -> tuple[str, int]:
@@ -251,6 +273,26 @@ class Session:
         """There was no room; the messages of it were never accepted, the rest is tried again."""
         not_written_down(self._core, now)
 
+    # -- answers to our questions --------------------------------------------------------------------------------------
+
+    def access_token(self, found: tuple[str, float | None] | Exception, now: float) -> None:
+        """Take (access token, seconds that it is good for or None), or why there is none."""
+        if isinstance(found, Exception):
+            token_missing(self._core, found, now)
+        else:
+            token_found(self._core, *found, now)
+
+    def endpoints_found(self, found: tuple[Sequence[str], float | None] | Exception, now: float) -> None:
+        """Take (endpoints, seconds that the list is good for or None), or why there is none."""
+        if isinstance(found, Exception):
+            endpoints_missing(self._core, found, now)
+        else:
+            endpoints_found(self._core, *found, now)
+
+    def note(self, event: events.Event) -> None:
+        """Report what the shell found, in its place in the order."""
+        self._core.events.append(event)
+
     # -- inputs of connections -----------------------------------------------------------------------------------------
 
     def connection_made(self, conn: int, now: float, node: str = "") -> None:
@@ -314,6 +356,7 @@ class Session:
             forgive_lateness(self._core, now, self._planned)
         for connection in list(self._core.connections.values()):
             check_connection(self._core, connection, now)
+        check_questions(self._core, now)
         if self._core.state is SessionState.ENDED:
             return
         if self._core.dial_at is not None and now >= self._core.dial_at:
@@ -362,7 +405,7 @@ class Session:
             return None
         core = self._core
         planned = (core.dial_at, core.hedge_at, core.spare_at, core.ack_at, core.gathering.until)
-        own = (*planned, self._expires_at(), self._persist_at())
+        own = (*planned, self._expires_at(), self._persist_at(), *[asked.deadline() for asked in core.questions])
         due = [at for at in own if at is not None]
         for connection in core.connections.values():
             if connection.deadline is not None:
@@ -419,6 +462,10 @@ class Session:
     def waits_for(self) -> str:
         """What a connection without a welcome waits for, empty where there is none."""
         waiting = [WAITING[c.phase] for c in self._core.connections.values() if c.phase in WAITING]
+        if self._core.credentials is not None and self._core.credentials.waiting:
+            waiting.append("access_token= has not answered yet")
+        if not self._core.pool.urls:
+            waiting.append("Failover(discover=) has named no endpoint yet")
         return waiting[0] if waiting else ""
 
     @property
@@ -498,7 +545,16 @@ class Session:
             "failures": self._core.backoff.failures,
             "delivered": self._core.inbox.delivered,
             "duplicates_dropped": self._core.inbox.duplicates,
+            **self._asked(),
             "inbox": (self._core.inbox.messages, self._core.inbox.bytes),
             "outbox": self.outbox_size,
             **({} if now is None else {"endpoints": self.endpoints(now)}),
         }
+
+    def _asked(self) -> dict[str, int]:
+        core = self._core
+        told: dict[str, int] = {}
+        for name, question in (("discoveries", core.discovery), ("tokens", core.credentials)):
+            if question is not None:
+                told |= {name: question.answers, f"{name}_failed": question.failures}
+        return told

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from resilient_ws.actions import Dial
 from resilient_ws.dialects import Codec
 from resilient_ws.exceptions import RemoteProtocolError, ResilientWSError
 
@@ -49,8 +50,8 @@ class Transport(Protocol):
     def release(self) -> None: ...
 
 
-Opener = Callable[[str, float, Callable[[], bool], bool], Transport]
-"""``(url, timeout, cancelled, is_fresh) -> transport``; blocks, in a thread of its own."""
+Opener = Callable[[Dial, Callable[[], bool]], Transport]
+"""``(what to dial, cancelled) -> transport``; blocks, in a thread of its own."""
 
 
 @attrs.define(eq=False)

@@ -20,7 +20,7 @@ from resilient_ws.dialects.native import Native
 from resilient_ws.events import Event
 from resilient_ws.exceptions import ConnectionLost, NoEndpoint, RemoteProtocolError
 from resilient_ws.frames import Payload
-from resilient_ws.session import Dial, Session, Shut, Write
+from resilient_ws.session import Action, Dial, Session, Write
 from server_fixture.backplane import (
     Answer,
     Append,
@@ -178,7 +178,7 @@ class SessionPair:
             if not any(served) and not actions:
                 return
 
-    def _do(self, action: Dial | Write | Shut) -> None:
+    def _do(self, action: Action) -> None:
         if isinstance(action, Dial):
             self._dial(action)
         elif isinstance(action, Write):

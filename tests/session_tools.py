@@ -13,7 +13,7 @@ from resilient_ws.config import Capabilities, Failover, Inbox, Keepalive, Outbox
 from resilient_ws.dialects.native import Native
 from resilient_ws.exceptions import ConnectionLost
 from resilient_ws.records import Record
-from resilient_ws.session import Dial, Role, Session, Shut, Write
+from resilient_ws.session import Dial, Discover, FetchToken, Role, Session, Shut, Write
 
 OURS, FOREIGN = "a" * 32, "b" * 32
 PRODUCER, EARLIER = "1" * 32, "2" * 32
@@ -94,6 +94,7 @@ class Rig:
 
     Attributes:
         written: Every item, by connection.
+        asked: What it wants to know.
         log: Everything in order: dials, items, shuts.
     """
 
@@ -106,6 +107,7 @@ class Rig:
     is_backed_up: bool = False
     is_slow_disk: bool = False
     journal: list[Record] = attrs.field(factory=list)
+    asked: list[Discover | FetchToken] = attrs.field(factory=list)
 
     @classmethod
     def new(cls, **changes: Any) -> Rig:
@@ -128,6 +130,8 @@ class Rig:
             for action in actions:
                 if isinstance(action, Dial):
                     self.dials.append(action)
+                elif isinstance(action, (Discover, FetchToken)):
+                    self.asked.append(action)
                 elif isinstance(action, Write):
                     assert Native().client().encode(action.items), "what is written can be said"
                     self.written.setdefault(action.conn, []).extend(action.items)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from resilient_ws.config import Failover
-from resilient_ws.endpoints import EndpointPool, Rng, shown
+from resilient_ws.config import Budget, Failover
+from resilient_ws.endpoints import MOST_FORMER, EndpointPool, Rng, shown
 
 A, B, C = "wss://a.example", "wss://b.example", "wss://c.example"
 
@@ -36,10 +36,78 @@ def pool_of(*urls: str, eject_after: int = 3, ejection: float = 5.0, max_ejectio
 # -- order ------------------------------------------------------------------------------------------------------------
 
 
-def test_pool_needs_an_endpoint() -> None:
-    """An empty pool is refused when it is made."""
-    with pytest.raises(ValueError, match="at least one endpoint"):
-        EndpointPool([], Failover(), random.Random(0))
+def test_a_pool_may_wait_for_its_endpoints() -> None:
+    """An empty pool has nothing to rest for and nobody to hedge with, and counts as failing."""
+    pool = EndpointPool([], Failover(), random.Random(0))
+    assert (pool.urls, pool.rest(0.0), pool.is_failing, pool.has_spare(0.0, ())) == ((), 0.0, True, False)
+
+
+# -- sources ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_source_replaces_what_it_named_before() -> None:
+    """What was given stays, what another source names comes and goes."""
+    pool = pool_of(A)
+    assert pool.take("discover", [A, B]) == ({B}, set())
+    assert pool.take("server", [B, C]) == ({C}, set())
+    assert pool.take("discover", [C]) == (set(), set())
+    assert pool.take("server", []) == (set(), {B})
+    assert pool.urls == (A, C)
+
+
+def test_those_that_stay_keep_their_health() -> None:
+    """An ejected endpoint is not good again because discovery named it once more; a new one is."""
+    pool = pool_of(A, B, eject_after=1)
+    pool.failed(A, 1.0)
+    pool.hold(B, 50.0)
+    pool.take("discover", [C, B, A])
+    assert [pool.state(url, 2.0) for url in (A, B, C)] == ["ejected", "held off", "good"]
+    assert not pool.is_failing
+
+
+def test_one_that_is_gone_is_told_of_in_vain() -> None:
+    """A connection to it may still live: its fate neither raises nor brings it back."""
+    pool = EndpointPool([A], Failover(eject_after=1), Unshuffled(), Budget())
+    pool.take("discover", [B])
+    pool.take("discover", [C])
+    pool.failed(B, 1.0)
+    pool.succeeded(B, 1.0)
+    pool.hold(B, 9.0)
+    pool.unpin(B)
+    pool.dialled(B, 1.0)
+    assert pool.urls == (A, C)
+    assert pool.has_other(B, 1.0)
+    pool.take("discover", [])
+    pool.failed("wss://never.example", 1.0)
+    assert pool.urls == (A,)
+
+
+def test_none_is_forgiven_by_oblivion() -> None:
+    """One that comes and goes in what is named stays ejected, and its budget spent; of very many some are forgotten."""
+    pool = EndpointPool([A], Failover(eject_after=1, ejection=50.0), Unshuffled(), Budget(burst=1, refill=100.0))
+    pool.take("discover", [B, C])
+    pool.failed(B, 1.0)
+    pool.dialled(C, 1.0)
+    pool.take("discover", [])
+    pool.take("discover", [B, C])
+    assert [pool.state(url, 2.0) for url in (B, C)] == ["ejected", "held off"]
+    pool.take("discover", [f"wss://n{number}.example" for number in range(MOST_FORMER)])
+    pool.take("discover", [])
+    pool.take("discover", [B, C])
+    assert [pool.state(url, 2.0) for url in (B, C)] == ["good", "good"]
+
+
+def test_new_endpoints_are_shuffled_in() -> None:
+    """Clients that hear of a new node at the same time do not all put it at the same place; without news none moves."""
+    places = Counter()
+    for seed in range(100):
+        pool = EndpointPool([A, B], Failover(), random.Random(seed))
+        pool.take("discover", [C])
+        before = pool.urls
+        pool.take("discover", [C])
+        assert pool.urls == before
+        places[before.index(C)] += 1
+    assert min(places[place] for place in range(3)) > 15
 
 
 def test_repeated_endpoints_count_once() -> None:

@@ -93,8 +93,8 @@ def test_receipt_hands_its_callback_on() -> None:
 
 @pytest.mark.parametrize("event", typing.get_args(events.Event), ids=lambda event: event.__name__)
 def test_event_is_a_frozen_value_without_payload(event: type) -> None:
-    """Every event is a frozen value whose fields are numbers and words, never a payload."""
+    """Every event is a frozen value whose fields are numbers, words and yes or no, never a payload."""
     assert event.__setattr__ is not object.__setattr__
     fields = attrs.fields(attrs.resolve_types(event))
-    assert {field.type for field in fields} <= {int, float, str, int | None}
+    assert {field.type for field in fields} <= {bool, int, float, str, int | None}
     assert all(field.kw_only for field in fields)

@@ -198,12 +198,16 @@ def test_H23_nothing_is_dialled_with_an_injection(settings: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
-    "settings", [{"access_token": lambda: "a\nX-More: b"}, {"headers": lambda: {"X": "a\r\nY: b"}}]
+    ("settings", "text"),
+    [
+        ({"access_token": lambda: "a\nX-More: b"}, "access_token=: the answer cannot be used: .* printable ASCII"),
+        ({"headers": lambda: {"X": "a\r\nY: b"}}, "ValueError; if headers= raised it, look there"),
+    ],
 )
-def test_H23_nor_with_one_that_a_function_returns(settings: dict[str, Any]) -> None:
+def test_H23_nor_with_one_that_a_function_returns(settings: dict[str, Any], text: str) -> None:
     """What a function returns is held against the same rules before each dial; the error points to it."""
     with RudeServer(Model().serve) as server:
-        with pytest.raises(ConnectTimeout, match="ValueError; if headers= or access_token= raised it, look there"):
+        with pytest.raises(ConnectTimeout, match=text):
             connect(server.url, open_timeout=0.3, retry=AT_ONCE, **settings)
         assert server.connections == 0
 
