@@ -16,6 +16,7 @@ from resilient_ws.conversation import Conversation
 from resilient_ws.exceptions import ConnectError, ConnectTimeout
 from resilient_ws.questions import DEFAULT_TTL
 from resilient_ws.state import Phase, Role, SessionState
+from resilient_ws.succession import plan_spare, spare_of
 
 NO_TOKEN = "access_token= has not answered in time: nothing is dialled without it; see why it blocks"
 NO_ENDPOINTS = "Failover(discover=) has not answered in time; see why it blocks"
@@ -63,7 +64,8 @@ def take_endpoints(core: Conversation, source: str, urls: Sequence[str], now: fl
     added, removed = core.pool.take(source, urls)
     if added or removed:
         count = len(core.pool.urls)
-        core.backoff.resized(count)
+        for backoff in (core.backoff, core.successors, core.spares):
+            backoff.resized(count)
         core.events.append(
             events.EndpointsChanged(source=source, added=len(added), removed=len(removed), endpoints=count)
         )
@@ -118,6 +120,9 @@ def token_missing(core: Conversation, error: Exception, now: float) -> None:
     roles, credentials.waiting = credentials.waiting, []
     if roles:
         credentials.due_at = None  # the next attempt asks
+    if Role.STANDBY in roles:
+        core.spares.failed(now)
+        plan_spare(core, core.spares.delay(now), now)
     if any(role is not Role.STANDBY for role in roles):
         core.last_error = error
         fail_attempt(core, now)
@@ -128,13 +133,18 @@ def dial_waiting(core: Conversation, now: float) -> None:
     assert core.credentials is not None  # its callers have looked
     roles, core.credentials.waiting = core.credentials.waiting, []
     for role in dict.fromkeys(roles):
-        core.open(now, role)
+        if role is not Role.STANDBY or (core.primary is not None and spare_of(core) is None):
+            core.open(now, role)
 
 
 def fail_attempt(core: Conversation, now: float) -> None:
     """Count an attempt that never reached a server, and plan the next one."""
+    if core.primary is not None:  # a successor of one that leaves
+        core.successors.failed(now)
+        core.plan(core.successors.delay(now), now)
+        return
     core.backoff.failed(now)
-    if core.primary is None and core.backoff.stopped(now):
+    if core.backoff.stopped(now):
         gave_up = ConnectError(f"gave up, as Retry(stop=) says; the last attempt: {core.last_error}")
         gave_up.__cause__ = core.last_error
         core.end(gave_up, now)

@@ -191,16 +191,55 @@ def test_discovery_waits_for_the_first_token() -> None:
     assert [type(asked).__name__ for asked in other.asked] == ["FetchToken", "Discover"]
 
 
-def test_a_standby_that_found_no_token_plans_nothing() -> None:
-    """The session goes on where it is."""
+def test_a_spare_without_a_token_is_planned_anew() -> None:
+    """The session goes on where it is; with a token that nobody refused the spare is dialled all the same."""
     rig = Rig.new(fetches_token=True, roles={Role.STANDBY}, keepalive=QUIET)
     give(rig, "t1")
     rig.made()
     rig.welcome()
+    rig.tick(1.0)
     assert fetches(rig) == 2  # for the spare
     fail(rig)
-    assert len(rig.dials) == 2  # with the token that nobody refused
+    assert len(rig.dials) == 2
+    rig.lose(UNKNOWN, conn=2)
+    rig.tick(2.0)
+    assert fetches(rig) == 3
+    fail(rig)
+    assert len(rig.dials) == 2
+    rig.tick(4.0)
+    assert fetches(rig) == 4
+    give(rig, "t2")
+    assert tokens(rig) == ["t1", "t1", "t2"]
     assert rig.session.connected
+
+
+def test_a_spare_whose_primary_is_gone_is_not_dialled() -> None:
+    """It waited for a token, and so does the next primary now: one dial, not two."""
+    rig = Rig.new(fetches_token=True, roles={Role.STANDBY}, keepalive=QUIET)
+    give(rig, "t1")
+    rig.made()
+    rig.welcome()
+    rig.tick(1.0)
+    rig.lose()
+    rig.tick(0.0)
+    give(rig, "t2")
+    assert tokens(rig) == ["t1", "t2"]
+
+
+def test_a_successor_without_a_token_is_tried_again() -> None:
+    """The node leaves, and there is no usable token for another one: with a backoff of its own until it has left."""
+    rig = opened(expires_in=None, roles={Role.SUCCESSOR}, urls=["ws://a", "ws://b"])
+    rig.session._core.credentials.refuse(1)
+    rig.say(f.Drain(within=10.0, jitter=0.0))
+    rig.tick(0.0)
+    assert fetches(rig) == 2
+    fail(rig)
+    assert rig.session.connected
+    rig.tick(0.5)
+    assert fetches(rig) == 3
+    give(rig, "t2")
+    assert tokens(rig) == ["t1", "t2"]
+    assert rig.session.stats()["failures"] == 0
 
 
 # -- on an open connection --------------------------------------------------------------------------------------------
@@ -242,6 +281,7 @@ def test_a_spare_is_told_too() -> None:
     give(rig, "t1", 100.0)
     rig.made()
     rig.welcome()
+    rig.tick(1.0)
     spare = rig.dials[-1].conn
     rig.made(spare)
     rig.say(f.Standing(node="n2"), conn=spare)
@@ -256,6 +296,7 @@ def test_a_spare_that_stands_with_an_older_token_is_told_the_new_one() -> None:
     give(rig, "t1", 5.0)
     rig.made()
     rig.welcome()
+    rig.tick(1.0)
     spare = rig.dials[-1].conn
     rig.tick(4.5)
     give(rig, "t2", 1000.0)
@@ -461,6 +502,7 @@ def test_a_renewal_that_nobody_waits_for_is_tried_again_after_a_refusal_too() ->
     give(rig, "t1", 10.0)
     rig.made()
     rig.welcome()
+    rig.tick(1.0)
     rig.lose(UNKNOWN, conn=rig.dials[-1].conn)
     rig.tick(6.1)
     fail(rig)
@@ -477,6 +519,7 @@ def test_a_spare_that_is_refused_marks_the_token() -> None:
     give(rig, "t1", 1000.0)
     rig.made()
     rig.welcome()
+    rig.tick(1.0)
     rig.lose(UNKNOWN, conn=rig.dials[-1].conn)
     assert rig.session.connected
     rig.lose(conn=1)
