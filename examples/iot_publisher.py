@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import random
 import secrets
+import signal
 import sys
 import threading
 import time
@@ -84,9 +85,11 @@ class Report:
 
 def publish(ws: resilient_ws.Client, report: Report, interval: float, count: int | None) -> int:
     """Send readings at a steady pace until Ctrl-C or ``count``; returns how many."""
-    pause, sent, run = threading.Event(), 0, secrets.token_hex(4)
+    stop, sent, run = threading.Event(), 0, secrets.token_hex(4)
+    # Not KeyboardInterrupt, which could come between a reading that was sent and the note of it.
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
     try:
-        while count is None or sent < count:
+        while not stop.is_set() and (count is None or sent < count):
             sent += 1
             reading = {"run": run, "number": sent, "time": time.time(), "celsius": round(random.gauss(21.0, 0.5), 2)}
             try:
@@ -94,8 +97,10 @@ def publish(ws: resilient_ws.Client, report: Report, interval: float, count: int
                 say(f"reading {sent} of run {run} is safe")
             except resilient_ws.JournalFull as full:
                 report.refused(sent, full)
-            pause.wait(interval)
-    except KeyboardInterrupt:
+            stop.wait(interval)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if stop.is_set():
         say("ending")
     return sent
 

@@ -18,6 +18,7 @@ from typing import Any
 from resilient_ws.arguments import check_arguments
 from resilient_ws.client import Client, open_client
 from resilient_ws.client import connect as _connect
+from resilient_ws.config import Keepalive
 from resilient_ws.dialects.native import Native
 from resilient_ws.dialling import DialOptions
 from resilient_ws.exceptions import ConnectionLost, NoEndpoint
@@ -357,6 +358,11 @@ class ScriptedDialer:
             raise TimeoutError(f"no dial within {timeout} s") from None
 
     def connect(self, urls: str | Sequence[str] = "ws://localhost:1/", **settings: Any) -> Client:
-        """Open a Client over this dialer; arguments as in ``resilient_ws.connect``."""
-        defaults = _connect.__kwdefaults__ or {}
+        """
+        Open a Client over this dialer; arguments as in ``resilient_ws.connect``.
+
+        A :class:`Peer` answers no ping unless the test does, so a silent one is given up after a minute only, where
+        ``keepalive`` says nothing else.
+        """
+        defaults = {**(_connect.__kwdefaults__ or {}), "keepalive": Keepalive(timeout=60.0)}
         return open_client(check_arguments(urls, **{**defaults, **settings}), self)
