@@ -23,7 +23,7 @@ from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.players import PEERS, those_there
 from benchmarks.rows import Row, table, write_json
 
-TOGETHER = ("inbound", "outbound", "latency", "paced", "idle", "startup", "handover", "recovery")
+TOGETHER = ("inbound", "outbound", "latency", "paced", "idle", "startup", "handover", "recovery", "rolling")
 """Against other clients."""
 ALONE = ("journal", "stages", "threads")
 """With arguments of their own."""
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
             write_json(chosen.json, rows, missing)
 
     rows = run(chosen.names, plan, keep)
-    pictured = [row for row in rows if row.bench != "recovery"]
+    pictured = [row for row in rows if row.bench not in ("recovery", "rolling")]
     if chosen.full and pictured:
         PICTURE.write_text(drawn(pictured), "utf-8")
 

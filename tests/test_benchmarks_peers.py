@@ -28,7 +28,7 @@ SLOW = attrs.evolve(TINY, peers=(SKIPPING, PLAIN), slowed=0.001)
 FIELDS = {"bench", "case", "subject", "peer", "ratio", "ours", "theirs", "unit", "runs", "share"}
 
 
-@pytest.mark.parametrize("bench", [name for name in dispatcher.TOGETHER if name != "recovery"])
+@pytest.mark.parametrize("bench", [name for name in dispatcher.TOGETHER if name not in ("recovery", "rolling")])
 def test_every_row_is_whole(bench: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bench compares each subject with each peer in its cases; medians and ratio are those of the runs."""
     monkeypatch.setattr(dispatcher, "QUICK", TINY)
