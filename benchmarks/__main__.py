@@ -23,11 +23,13 @@ from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.players import PEERS, those_there
 from benchmarks.rows import Row, table, write_json
 
-TOGETHER = ("inbound", "outbound", "latency", "paced", "idle", "startup", "handover", "recovery", "rolling")
+TOGETHER = ("inbound", "outbound", "latency", "paced", "idle", "startup", "handover", "recovery", "rolling", "storm")
 """Against other clients."""
 ALONE = ("journal", "stages", "threads")
 """With arguments of their own."""
 USAGE = f"usage: python -m benchmarks NAME... [...], where NAME is one of: {', '.join((*TOGETHER, *ALONE))}"
+UNPICTURED = ("recovery", "rolling", "storm")
+"""Those whose figures have scales that a picture of bars does not help with."""
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.svg"
 
 
@@ -74,14 +76,16 @@ def main(arguments: Sequence[str]) -> None:
     if missing:
         print(f"not installed, so not compared (pip install '.[bench]'): {', '.join(missing)}")
     plan = attrs.evolve(FULL if chosen.full else QUICK, peers=peers, tell=lambda rows: print(table(rows), flush=True))
-    plan = attrs.evolve(plan, repetitions=chosen.repetitions or plan.repetitions)
+    plan = attrs.evolve(
+        plan, repetitions=chosen.repetitions or plan.repetitions, say=lambda text: print(text, flush=True)
+    )
 
     def keep(rows: list[Row]) -> None:
         if chosen.json is not None:
             write_json(chosen.json, rows, missing)
 
     rows = run(chosen.names, plan, keep)
-    pictured = [row for row in rows if row.bench not in ("recovery", "rolling")]
+    pictured = [row for row in rows if row.bench not in UNPICTURED]
     if chosen.full and pictured:
         PICTURE.write_text(drawn(pictured), "utf-8")
 

@@ -25,8 +25,11 @@ class Plan:
         peers: Against whom.
         counts: How many connections are idle at once.
         repetitions: How often each loses its server.
+        herd: How many clients lose their node in simulated time.
+        crowd: How many sessions there are in a real storm.
         slowed: Seconds of CPU time that the session wastes on each message: for the test that a slow one shows.
         tell: Called with what was found, case by case.
+        say: Called with lines that are no rows.
     """
 
     seconds: float = 0.03
@@ -35,8 +38,11 @@ class Plan:
     peers: Sequence[Player] = PEERS
     counts: Sequence[int] = (1, 100, 1000)
     repetitions: int = 20
+    herd: int = 100_000
+    crowd: int = 500
     slowed: float = 0.0
     tell: Callable[[list[Row]], object] = lambda rows: None
+    say: Callable[[str], object] = lambda text: None
 
     def among(self, *players: Player) -> list[Player]:
         """Return those that take part: ours, and the peers of this run, each slowed where that is asked for."""
@@ -51,5 +57,5 @@ class Plan:
 
 QUICK = Plan()
 FULL = Plan(seconds=0.25, rounds=7, is_full=True, repetitions=200)
-TINY = Plan(seconds=0.002, rounds=2, counts=(1, 3), repetitions=1)
+TINY = Plan(seconds=0.002, rounds=2, counts=(1, 3), repetitions=1, herd=500, crowd=8)
 """Shows that a bench works, and nothing about speed."""

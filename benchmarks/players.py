@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from benchmarks.turns import Player
 
-SUBJECTS = ("session", "batch", "transport")
+SUBJECTS = ("session", "batch", "transport", "patient")
 """What a row may call ours."""
 
 SESSION = Player("session", "benchmarks.players_ours:Session", "session")

@@ -25,8 +25,8 @@ class Row:
     Attributes:
         bench: Which benchmark.
         case: What was done.
-        subject: ``session`` (the whole native session), ``batch`` (the same, the server sends batch frames) or
-            ``transport`` (nothing but WebSocket).
+        subject: ``session`` (the whole native session), ``batch`` (the same, the server sends batch frames),
+            ``transport`` (nothing but WebSocket) or ``patient`` (``storm``: a session that takes any advised window).
         peer: What it is compared with.
         unit: Of both sides' figures.
         runs: (ours, theirs) of each round, in turn.

@@ -31,6 +31,8 @@ COOKIE = "SRV"
 """Name of the cookie of affinity ``cookie``; its value is the node's name."""
 ALB_COOKIES = ("AWSALB", "AWSALBCORS")
 """Names of those of ``alb``."""
+REMEMBERED = 100_000
+"""How many handshakes are remembered at most."""
 HEAD_LIMIT = 64 << 10
 HEAD_TIMEOUT = 10.0
 _START_TIMEOUT = 10.0
@@ -163,6 +165,7 @@ class Balancer:
 
     Attributes:
         led: How many handshakes each node has answered, by its name.
+        came: When handshakes came, answered or not, by the monotonic clock: the last ``REMEMBERED`` of them.
     """
 
     def __init__(
@@ -179,6 +182,7 @@ class Balancer:
         self.affinity = affinity
         self.port = 0
         self.led: collections.Counter[str] = collections.Counter()
+        self.came: collections.deque[float] = collections.deque(maxlen=REMEMBERED)
         self._router = Router(nodes, affinity, lifetime, wall)
         self._answer_timeout = answer_timeout
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -251,6 +255,7 @@ class Balancer:
         self._tasks.add(task)
         try:
             head = await asyncio.wait_for(reader.readuntil(_END), HEAD_TIMEOUT)
+            self.came.append(time.monotonic())
             status = await self._lead(head, reader, writer)
             if status is not None:
                 writer.write(f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Length: 0\r\n\r\n".encode())
