@@ -112,7 +112,7 @@ class Storm:
 
     @property
     def never(self) -> int:
-        """Clients that are not back."""
+        """Clients that are not back: they gave up, or all that was looked at was over."""
         return self.clients - len(self.back)
 
     def time_to(self, share: float) -> float:

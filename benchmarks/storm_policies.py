@@ -98,7 +98,8 @@ class Session:
 
     def lost(self, client: int, now: float) -> float:
         core = self._turn(client)
-        connection = Connection(0, self.urls[0], Role.PRIMARY, None, Phase.OPEN, opened_at=-3600.0, spread=self.spread)
+        connection = Connection(0, self.urls[0], Role.PRIMARY, None, Phase.OPEN, progressed=True)
+        connection.opened_at, connection.spread = now - 3_600.0, self.spread
         return self._end(core, connection, ConnectionLost("reset by peer", code=1006, reason=""), now)
 
     def dial(self, client: int, now: float) -> float | None:

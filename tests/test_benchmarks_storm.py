@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
+import tenacity
 from session_tools import Rig
 
 from benchmarks import storm
@@ -24,8 +25,8 @@ from benchmarks.storm_policies import (
     ours,
 )
 from benchmarks.storm_real import busiest, strike, until
-from resilient_ws.config import Retry
-from resilient_ws.exceptions import ConnectError, ConnectionLost
+from resilient_ws.config import Budget, Retry
+from resilient_ws.exceptions import ConnectError
 from server_fixture.neighbours import MAX_SPREAD
 
 CLIENTS = 2_000
@@ -103,31 +104,48 @@ def test_a_timeout_below_the_queue_never_connects() -> None:
     assert simulate(growing, CLIENTS, servers=servers).never == 0
 
 
+LOST_AT = 3_600.0
+
+
+def by_a_session(urls: tuple[str, ...], spread: float, retry: Retry) -> list[float]:
+    """Return when a whole session dials that loses its node and is refused, 0.25 s later each time."""
+    dice = random.Random(5)
+    rig = Rig.open(welcomed={"spread": spread}, urls=urls, retry=retry, rng=dice)
+    assert rig.dials[-1].url == urls[0], "the seed is one whose shuffle begins with the first"
+    dice.seed(6)  # what a session draws while it is well is not compared
+    rig.now = LOST_AT
+    rig.lose()
+    found: list[float] = []
+    for _ in range(12):
+        due = rig.session.next_deadline()
+        assert due is not None
+        found.append(due)
+        rig.tick(due - rig.now)
+        rig.now = due + 0.25
+        rig.lose(ConnectError("refused"))
+    return found
+
+
+def by_the_bench(urls: tuple[str, ...], spread: float, retry: Retry) -> list[float]:
+    """Return the same of the bench's policy."""
+    policy, dice = Session("ours", spread, retry, urls), random.Random(5)
+    policy.ready(1, dice)
+    dice.seed(6)
+    found = [policy.lost(0, LOST_AT)]
+    for _ in range(11):
+        policy.dial(0, found[-1])
+        found.append(policy.failed(0, found[-1] + 0.25))
+    return found
+
+
 @pytest.mark.parametrize(("urls", "spread"), [(("ws://a",), 7.0), (("ws://a",), 0.0), (("ws://a", "ws://b"), 7.0)])
 def test_ours_dial_when_a_session_does(urls: tuple[str, ...], spread: float) -> None:
-    """A whole session that loses its node and is refused again and again dials at the very instants of the bench's."""
-    retry, lost_at = Retry(), 3_600.0
-    policy = Session("ours", spread, retry, urls)
-    dice = random.Random(5)
-    policy.ready(1, dice)
-    dice.random()  # with its welcome a session draws when a spare would come
-    rig = Rig.open(welcomed={"spread": spread}, urls=urls, retry=retry, rng=random.Random(5))
-    assert rig.dials[-1].url == urls[0], "the seed is one whose shuffle begins with the first"
-    rig.now = lost_at
-    rig.session.connection_lost(rig.conn, ConnectionLost("reset by peer", code=1006, reason=""), lost_at)
-    due = policy.lost(0, lost_at)
-    for _ in range(12):
-        rig.pump()
-        assert rig.session.next_deadline() == due
-        rig.now = due
-        rig.session.handle_timer(due)
-        rig.pump()
-        timeout = policy.dial(0, due)
-        assert timeout == (None if len(urls) > 1 and rig.dials[-1].url == urls[0] else rig.dials[-1].timeout)
-        rig.session.connection_lost(rig.conn, ConnectError("refused"), due + 0.25)
-        again = policy.failed(0, due + 0.25)
-        assert again is not None
-        due = again
+    """A session that is refused again and again dials at the very instants of the bench's; another one does not."""
+    tight = Budget(burst=2, refill=5.0)
+    found = by_a_session(urls, spread, Retry(budget=tight))
+    assert by_the_bench(urls, spread, Retry(budget=tight)) == found
+    assert by_the_bench(urls, spread, Retry()) != found
+    assert by_the_bench(urls, spread, Retry(wait=tenacity.wait_fixed(0.4), budget=tight)) != found
 
 
 def test_advice_is_the_nodes_own_sum() -> None:
