@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
-from session_tools import Rig, data, session
+from session_tools import CAPABILITIES, Rig, data, session
 
 from resilient_ws import events as e
 from resilient_ws import frames as f
@@ -251,3 +252,12 @@ def test_a_seq_that_nobody_was_given_is_not_committed() -> None:
     rig.made(2)
     rig.welcome(2, committed=(f.CommittedAnswer(producer=0, stream="orders", seq=2),))
     assert [(shut.conn, shut.code) for shut in rig.shuts] == [(2, 4400)]
+
+
+@pytest.mark.parametrize(("acks", "pings"), [(True, 1), (False, 0)])
+def test_what_nobody_acks_is_not_asked_about(acks: bool, pings: int) -> None:
+    """A dialect whose server confirms nothing leaves every send unanswered: only the interval counts there."""
+    rig = Rig.open(capabilities=attrs.evolve(CAPABILITIES, acks=acks))
+    rig.send()
+    rig.tick(0.9)
+    assert len(rig.all(f.Ping)) == pings

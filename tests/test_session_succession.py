@@ -10,7 +10,9 @@ from session_tools import ALL_ROLES, Rig, answer, data
 
 from resilient_ws import events as e
 from resilient_ws import frames as f
+from resilient_ws import succession
 from resilient_ws.config import Budget, Inbox, Retry
+from resilient_ws.connection import Connection
 from resilient_ws.exceptions import AccessDenied, HandshakeRejected, NoEndpoint
 from resilient_ws.session import Role, SessionState
 
@@ -440,3 +442,29 @@ def test_Z6_a_promoted_spare_that_hangs_is_hedged() -> None:
     rig.session.connection_made(3, rig.now)
     rig.tick(2.0)
     assert rig.hello(3).attempt == 4
+
+
+def test_only_a_node_that_leaves_is_succeeded() -> None:
+    """Whatever else comes to nothing beside a primary that stays plans no dial."""
+    rig = Rig.open(urls=AB, roles=SUCCEEDED)
+    core = rig.session._core
+    assert core.primary is not None
+    succession.failed(core, Connection(9, "ws://b", Role.SUCCESSOR, None), rig.now)
+    assert core.dial_at is None
+    core.primary.is_leaving = True
+    succession.failed(core, Connection(9, "ws://b", Role.SUCCESSOR, None), rig.now)
+    assert core.dial_at is not None
+
+
+def test_a_notice_to_one_that_waits_for_its_turn_changes_nothing() -> None:
+    """A hedge that is upgraded behind another hello stays: it may be the only one that gets a welcome."""
+    rig = Rig.new(urls=AB, roles=frozenset({Role.CANDIDATE, Role.SUCCESSOR}))
+    rig.made(1)
+    rig.tick(0.25)
+    rig.session.connection_made(2, rig.now)
+    rig.pump()
+    rig.say(f.Drain(within=9.0), conn=2)
+    assert (rig.shuts, len(rig.dials)) == ([], 2)
+    rig.lose(conn=1)
+    rig.welcome(2)
+    assert rig.session.connected
