@@ -16,6 +16,7 @@ REQUIRES = [
     "attrs>=23",
     "requests<3,>=2.31",
     "tenacity<10,>=9",
+    "urllib3<3,>=2",
     "websocket-client<2,>=1.8",
     'redis>=5; extra == "fixture"',
 ]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lay_out import ROOT, lay_out
 
-DEPENDENCIES = {"attrs", "requests", "tenacity", "websocket-client"}
+DEPENDENCIES = {"attrs", "requests", "tenacity", "urllib3", "websocket-client"}
 IN_WHEEL = {
     f"{package}/{name}" for package in ("resilient_ws", "server_fixture") for name in ("__init__.py", "py.typed")
 }
