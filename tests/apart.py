@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.journal_tools import need
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
@@ -28,12 +28,10 @@ IMPATIENT = "timeout:1 attempts:1"
 
 @functools.cache
 def need_unshare(*flags: str) -> None:
-    """Skip the test where this user or this machine cannot make such namespaces."""
-    if shutil.which("unshare") is None:
-        pytest.skip("needs the command unshare of util-linux")
+    """Skip the test where this user or this machine cannot make such namespaces, as :func:`need` does."""
+    need(shutil.which("unshare") is not None, "the command unshare of util-linux")
     tried = subprocess.run(["unshare", *flags, "true"], capture_output=True, text=True)
-    if tried.returncode:
-        pytest.skip(f"unshare {' '.join(flags)} does not work here: {tried.stderr.strip()}")
+    need(tried.returncode == 0, f"namespaces: unshare {' '.join(flags)} says {tried.stderr.strip()!r}")
 
 
 def apart(resolver: str = IMPATIENT) -> Callable[[Callable[..., Any]], Callable[..., None]]:
