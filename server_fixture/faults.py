@@ -8,6 +8,7 @@ new class and its name in the table. No fault ever touches the store or the bala
 
 from __future__ import annotations
 
+import abc
 import typing
 from collections.abc import Mapping
 
@@ -65,7 +66,7 @@ class Victim(typing.Protocol):
 
 
 @attrs.frozen
-class Fault:
+class Fault(abc.ABC):
     """
     One kind of fault; the fault itself is a pair of calls on a node.
 
@@ -95,13 +96,13 @@ class Fault:
         """
         return rng.uniform(0.05, 0.5) * every
 
+    @abc.abstractmethod
     def apply(self, node: Victim) -> None:
         """Do it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def heal(self, node: Victim) -> bool:
         """Begin to undo it, which is done when the node serves; False: not yet, ask again."""
-        raise NotImplementedError
 
 
 @typing.final
