@@ -295,7 +295,10 @@ def test_demo_survives_every_fault(tmp_path: Path, fault: str) -> None:
     flags = ("--seconds", "16", "--fault", fault, "--seed", "5", "--sessions", "8")
     status, report, said = demo(tmp_path, *flags)
     assert report["verdict"] != "anomaly", said
-    assert status in (0, 2), said
+    doubts = [line for line in said.split("a second checker agrees")[1].splitlines() if line.startswith("  ")]
+    assert status == (2 if doubts else 0), said
+    # Whom a fault hits, and how many a slow machine has, is chance; nothing else may be in doubt.
+    assert all(re.search("was never cut|had to recover from a|s of about", doubt) for doubt in doubts), said
     assert (report["lost"], report["duplicated"], report["reordered"]) == (0, 0, 0)
     assert list(report["faults"]) == list(CHOICES[fault].kinds)
     assert sum(found["recoveries"] for found in report["faults"].values()) > 0
