@@ -14,6 +14,7 @@ import tenacity
 from resilient_ws import AccessDenied, Client, Gap, Inbox, Keepalive, Rejected, Retry, Wire, connect, events
 from server_fixture.cluster import Cluster
 from tests.fault_server import numbers, opened, taken
+from tests.seen import Seen
 from tests.transport_tools import PATIENCE
 
 pytestmark = pytest.mark.cluster
@@ -49,29 +50,6 @@ def pair() -> Iterator[Cluster]:
     """Two nodes with a store, whose sessions live for a second and a half."""
     with Cluster(2, ttl=1.5, keepalive=0.2, flags={"keepalive-timeout": 0.6}) as running:
         yield running
-
-
-class Seen:
-    """The events of a Client, to wait for."""
-
-    def __init__(self) -> None:
-        self.events: list[Any] = []
-        self._changed = threading.Condition()
-
-    def __call__(self, event: Any) -> None:
-        with self._changed:
-            self.events.append(event)
-            self._changed.notify_all()
-
-    def wait(self, kind: type, count: int = 1, timeout: float = PATIENCE) -> list[Any]:
-        """Wait for so many events of a kind."""
-
-        def found() -> list[Any]:
-            return [event for event in self.events if isinstance(event, kind)]
-
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(found()) >= count, timeout), f"no {kind.__name__}: {self.events}"
-            return found()
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 
 import pytest
@@ -67,22 +68,24 @@ def test_other_lines_of_a_log_are_passed_over() -> None:
 
 def test_this_process_is_noted_too() -> None:
     """A thread that wakes too late by its clock was not run; one that wakes in time notes nothing."""
-    now, step = 0.0, LONG + 1.0
+    now, step, looks = 0.0, LONG + 1.0, threading.Semaphore(0)
 
     def clock() -> float:
         nonlocal now
         now += step
+        looks.release()
         return now
 
+    def looked_again(times: int) -> bool:
+        return all(looks.acquire(timeout=10.0) for _ in range(times))
+
     with Pulse(clock) as pulse:
-        deadline = time.monotonic() + 10.0
-        while not pulse.stalls and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert looked_again(6)
     assert pulse.stalls[0].who == ""
     assert pulse.stalls[0].seconds == pytest.approx(step - 0.05)
     step = 0.01
     with Pulse(clock) as quiet:
-        time.sleep(0.3)
+        assert looked_again(6)
     assert quiet.stalls == []
 
 
